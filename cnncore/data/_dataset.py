@@ -1,0 +1,159 @@
+"""The data set type, its error, and the checks and the split that all readers share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Samples: TypeAlias = npt.NDArray[np.uint8 | np.float32 | np.float64]
+Labels: TypeAlias = npt.NDArray[np.int64]
+Shape: TypeAlias = tuple[int, ...]
+
+DEFAULT_VALIDATION = 0.1
+_PIECE_BYTES = 1 << 20
+_SPLIT_SEED = 0
+
+
+class DataFormatError(ValueError):
+    """A data file is damaged, incomplete or of a form that is not supported."""
+
+
+class Dataset(NamedTuple):
+    """Samples and labels in three parts.
+
+    The samples are images (n, height, width, channels) or feature rows (n, features), of one
+    kind in all three parts: uint8, which stands for x / 255, or float32 / float64, which stands
+    for itself. The labels are class numbers from 0, (n,) int64.
+    """
+
+    x_train: Samples
+    y_train: Labels
+    x_val: Samples
+    y_val: Labels
+    x_test: Samples
+    y_test: Labels
+
+
+class Part(NamedTuple):
+    """One part of a data set: samples (n, ...) and labels (n,)."""
+
+    x: Samples
+    y: Labels
+
+
+class Readable(Protocol):
+    """A binary file open for reading, or what decompresses one."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return `size` bytes at most, none only at the end."""
+        ...
+
+
+def read_bounded(stream: Readable, limit: int) -> bytearray:
+    """Return what follows in `stream`, `limit` bytes at most.
+
+    The buffer grows with what is really read, so a size that a file merely claims costs nothing.
+    Asking for one byte more than expected shows an over-long stream, and brings a stream of the
+    right length to its end, where zip and gzip compare their checksum.
+    """
+    data = bytearray()
+    while len(data) < limit:
+        piece = stream.read(min(_PIECE_BYTES, limit - len(data)))
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the array C-contiguous and in the byte order of this machine."""
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+
+
+def check_part(x_name: str, x_shape: Shape, y_name: str, y_shape: Shape) -> None:
+    """Check that samples and labels have the right number of axes and belong together.
+
+    Raises:
+        DataFormatError: the samples have not 2 to 4 axes, the labels have not 1, or there are
+            not as many labels as samples.
+    """
+    if not 2 <= len(x_shape) <= 4:
+        raise DataFormatError(
+            f"{x_name}: expected samples of shape (n, features), (n, height, width) or "
+            f"(n, height, width, channels), found shape {x_shape}"
+        )
+    if len(y_shape) != 1:
+        raise DataFormatError(f"{y_name}: expected labels of shape (n,), found shape {y_shape}")
+    if x_shape[0] != y_shape[0]:
+        raise DataFormatError(
+            f"{y_name}: expected {x_shape[0]} labels, as many as samples in {x_name}, "
+            f"found {y_shape[0]}"
+        )
+
+
+def check_alike(forms: Mapping[str, tuple[Shape, np.dtype[Any]]]) -> None:
+    """Check that the samples of all parts, given by name, have one shape and one scale.
+
+    Raises:
+        DataFormatError: the parts differ in the shape of a sample, or some are uint8 (which is
+            divided by 255 later) and some are floating point (which is not).
+    """
+    (first, (shape, dtype)), *others = forms.items()
+    for name, (other_shape, other_dtype) in others:
+        if other_shape[1:] != shape[1:]:
+            raise DataFormatError(
+                f"{name}: expected samples of shape {shape[1:]} as in {first}, "
+                f"found {other_shape[1:]}"
+            )
+        if other_dtype.kind != dtype.kind:
+            raise DataFormatError(
+                f"{name}: expected samples of dtype {dtype} as in {first}, found {other_dtype} "
+                "(uint8 stands for x / 255, floating point for itself)"
+            )
+
+
+def make_part(y_name: str, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Part:
+    """Return checked arrays as a part; images (n, height, width) get a channel axis of 1.
+
+    Raises:
+        DataFormatError: a label is negative or does not fit into int64.
+    """
+    labels = y.astype(np.int64)
+    # An unsigned label too large for int64 has become negative here.
+    if labels.min() < 0:
+        raise DataFormatError(
+            f"{y_name}: expected class numbers from 0, found {y[labels.argmin()]}"
+        )
+    return Part(x[..., np.newaxis] if x.ndim == 3 else x, labels)
+
+
+def check_fraction(validation: float) -> None:
+    """Raise ValueError unless the fraction is above 0 and below 1."""
+    if not 0.0 < validation < 1.0:
+        raise ValueError(f"validation must be above 0 and below 1, got {validation}")
+
+
+def hold_out(source: str, part: Part, validation: float) -> tuple[Part, Part]:
+    """Divide the training part into what remains of it and a validation part.
+
+    The samples are shuffled, not stratified, and the last `validation` of them (rounded, but at
+    least one sample on each side) are held out; both results keep the order of the file. The
+    shuffle is that of `numpy.random.RandomState(0).permutation`, whose stream numpy has frozen,
+    so a file is always divided in the same way.
+
+    Raises:
+        DataFormatError: there are fewer than two samples.
+    """
+    n = len(part.y)
+    if n < 2:
+        raise DataFormatError(
+            f"{source}: expected 2 or more training samples to hold some out for validation, "
+            f"found {n}"
+        )
+    count = min(max(round(n * validation), 1), n - 1)
+    order = np.random.RandomState(_SPLIT_SEED).permutation(n)
+    kept, held = np.sort(order[:-count]), np.sort(order[-count:])
+    return Part(part.x[kept], part.y[kept]), Part(part.x[held], part.y[held])

@@ -1,0 +1,64 @@
+"""Fusion: a list of ops in, a shorter list of ops out. Every fused op names the ops it replaces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .plan import Op, Tensor, kernel_fields
+
+
+def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
+    return relu_into_producer(share_gradient_of_add(ops), keep)
+
+
+def share_gradient_of_add(ops: Sequence[Op]) -> list[Op]:
+    """Both gradients of an addition are dy itself: readers read dy, nothing is copied."""
+    alias: dict[Tensor, Tensor] = {}
+    result = []
+    for op in ops:
+        if op.op == "add" and op.function == "backward":
+            dy = _resolve(op.inputs["dy"], alias)
+            alias.update({t.root: dy for t in op.outputs.values()})
+        elif alias:
+            inputs = {name: _resolve(t, alias) for name, t in op.inputs.items()}
+            result.append(replace(op, inputs=inputs))
+        else:
+            result.append(op)
+    return result
+
+
+def _resolve(tensor: Tensor, alias: dict[Tensor, Tensor]) -> Tensor:
+    if tensor.root not in alias:
+        return tensor
+    other = alias[tensor.root]
+    return replace(other, shape=tensor.shape, source=other)
+
+
+def relu_into_producer(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
+    """A ReLU right behind an op whose kernel can rectify as it writes becomes part of it."""
+    readers = Counter(t.root for op in ops for t in op.inputs.values())
+    kept = {t.root for t in keep}
+    result: list[Op] = []
+    for op in ops:
+        before = result[-1] if result else None
+        if (
+            before is not None
+            and op.kernel == "relu_forward"
+            and "relu" in kernel_fields().get(before.kernel, {})
+            and not before.fused
+            and op.inputs["x"].root is before.outputs["y"]
+            and readers[op.inputs["x"].root] == 1
+            and op.inputs["x"].root not in kept
+        ):
+            y = replace(op.outputs["y"], shape=before.outputs["y"].shape, source=op.outputs["y"])
+            result[-1] = replace(
+                before,
+                outputs=before.outputs | {"y": y},
+                fused={"relu": 1},
+                replaces=(*before.plain(), op),
+            )
+        else:
+            result.append(op)
+    return result

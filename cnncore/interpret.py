@@ -1,0 +1,84 @@
+"""The second executor: a plan's plain ops run by the NumPy twins, in float64.
+
+It knows nothing of fusion, arenas, chunks or threads; the compiled tape is checked against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import reference
+from .plan import ARENA, BOUND, CONSTANTS, Op, Plan, Tensor
+from .reference.case import Array
+
+
+class Interpreter:
+    """Values of a plan's tensors during one step.
+
+    vectors: float64 arrays by base ("parameters", "gradients", ...), read and written in place."""
+
+    def __init__(self, plan: Plan, vectors: Mapping[str, Array], arrays: Mapping[str, Array]) -> None:
+        self.plan = plan
+        self.vectors = vectors
+        self.arrays = arrays
+        self.values: dict[Tensor, Array] = {}
+        self.winners: list[Array] = []  # of every kink that the step met, in order
+
+    def step(self, **step: Any) -> dict[str, float]:
+        """Runs one step; the plan's results. `step`: index, t, seed, lr."""
+        self.values.clear()
+        self.winners.clear()
+        for op in self.plan.plain_ops:
+            self.run(op, step)
+        return {name: float(self.value(t)) for name, t in self.plan.results.items()}
+
+    def run(self, op: Op, step: Mapping[str, Any]) -> None:
+        if op.call is not None:
+            arrays = {name: self.value(tensor) for name, tensor in op.inputs.items()}
+            n = len(step["index"])
+            made = {
+                name: np.zeros((n, *t.shape[1:]) if t.batch else t.shape)
+                for name, t in op.outputs.items()
+            }
+            op.call(arrays | made)
+            results: Mapping[str, Array] = made
+        else:
+            module = reference.op(op.op)
+            arguments = {name: self.value(tensor) for name, tensor in op.inputs.items()}
+            varying = {name: step[name] for name in getattr(module, "STEP", ())}
+            results = getattr(module, op.function)(**arguments, **varying, **op.attributes)
+            if op.function == "forward" and hasattr(module, "winners"):
+                self.winners.append(module.winners(*(results[n] for n in _winner_names(module))))
+        for name, tensor in op.outputs.items():
+            self._set(tensor, results[name])
+
+    def value(self, tensor: Tensor) -> Array:
+        if tensor.base == BOUND:
+            return self.arrays[tensor.name]
+        if tensor.base == CONSTANTS:
+            end = tensor.offset + tensor.size
+            flat = np.frombuffer(self.plan.constants[tensor.offset : end], tensor.dtype)
+            return flat.reshape(tensor.shape)
+        if tensor.base != ARENA:
+            return self._view(tensor)
+        value = self.values[tensor.root]
+        return value.reshape((len(value), *tensor.shape[1:])) if tensor.batch else value
+
+    def _view(self, tensor: Tensor) -> Array:
+        item = 4 if tensor.dtype == "float32" else 8
+        flat = self.vectors[tensor.base][tensor.offset // item :][: int(np.prod(tensor.shape))]
+        return flat.reshape(tensor.shape)
+
+    def _set(self, tensor: Tensor, value: Array) -> None:
+        if tensor.base == BOUND:
+            self.arrays[tensor.name][: len(value)] = value
+        elif tensor.base == ARENA:
+            self.values[tensor.root] = np.asarray(value)
+        else:
+            self._view(tensor)[...] = value
+
+
+def _winner_names(module: Any) -> tuple[str, ...]:
+    return tuple(module.winners.__code__.co_varnames[: module.winners.__code__.co_argcount])

@@ -1,0 +1,62 @@
+"""Affine layer: y = x w + b, x read as (n, d) (cs231n assignment 1)."""
+
+from __future__ import annotations
+
+from math import prod
+
+
+from ..shapes import Shape, expect, expect_rank
+from .case import Array, Case, Inferred
+
+
+def infer(x: Shape, w: Shape, b: Shape | None = None) -> Inferred:
+    expect_rank("x", x, (1, 2, 3, 4), "(n, ...)")
+    expect_rank("w", w, (2,), "(d, m)")
+    expect("w", w, (prod(x[1:]), w[1]), "(elements of one example of x, m)")
+    if b is not None:
+        expect("b", b, (w[1],), "(m,)")
+    return Inferred({"y": (x[0], w[1])}, {})
+
+
+def infer_backward(dy: Shape, x: Shape, w: Shape) -> Inferred:
+    expect("dy", dy, infer(x, w).results["y"], "(n, m)")
+    return Inferred({"dx": x, "dw": w, "db": dy[1:]}, {})
+
+
+def forward(x: Array, w: Array, b: Array | None = None) -> dict[str, Array]:
+    y = x.reshape(len(x), -1) @ w
+    return {"y": y if b is None else y + b}
+
+
+def backward(dy: Array, x: Array, w: Array) -> dict[str, Array]:
+    dw = x.reshape(len(x), -1).T @ dy
+    return {"dx": (dy @ w.T).reshape(x.shape), "dw": dw, "db": dy.sum(axis=0)}
+
+
+def forward_bound(x: Array, w: Array, b: Array | None = None) -> dict[str, Array]:
+    size = forward(abs(x), abs(w), None if b is None else abs(b))["y"]
+    return {"y": (len(w) + 2) * size}
+
+
+def backward_bound(dy: Array, x: Array, w: Array) -> dict[str, Array]:
+    size = backward(abs(dy), abs(x), abs(w))
+    return {name: (max(w.shape[1], len(x)) + 2) * value for name, value in size.items()}
+
+
+def cost(x: Shape, w: Shape, b: Shape | None = None) -> tuple[int, int]:
+    return 2 * x[0] * prod(w), prod(x) + prod(w) + x[0] * w[1]
+
+
+def _case(name: str, n: int, d: int, m: int, bias: bool = True) -> Case:
+    return Case(name, {"x": (n, d), "w": (d, m)} | ({"b": (m,)} if bias else {}))
+
+
+CASES = [
+    _case("one", 1, 1, 1),
+    _case("odd", 3, 5, 7),
+    _case("no bias", 5, 4, 3, bias=False),
+    _case("tiles and tails", 55, 33, 70),
+    _case("split reduction", 197, 19, 10),
+    _case("several panels", 50, 130, 200),
+    Case("flattens", {"x": (4, 3, 2, 5), "w": (30, 9), "b": (9,)}),
+]

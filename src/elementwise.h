@@ -1,0 +1,20 @@
+/* Cutting elementwise work on batches into chunks. */
+#ifndef CN_ELEMENTWISE_H
+#define CN_ELEMENTWISE_H
+
+#include "simd.h"
+
+/* Elements of one chunk: a multiple of every vector length and of dropout's groups of draws. */
+enum { ELEMENTWISE_CHUNK = 16384 };
+
+CN_INLINE ptrdiff_t elementwise_chunks(cn_tensor x, ptrdiff_t n) {
+    return cn_ceil_div(n * cn_example(x), ELEMENTWISE_CHUNK);
+}
+CN_INLINE ptrdiff_t elementwise_end(cn_tensor x, ptrdiff_t n, ptrdiff_t chunk) {
+    return cn_min(n * cn_example(x), (chunk + 1) * ELEMENTWISE_CHUNK);
+}
+
+/* A batch with at least one element. */
+CN_INLINE int elementwise_batch(cn_tensor x) { return x.rank >= 1 && cn_elements(x) >= 1; }
+
+#endif

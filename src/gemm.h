@@ -1,0 +1,58 @@
+/* Matrix product of rows read in place and a packed panel.
+ *
+ *     y[i][j] = sum over run, l of  x[i*ld + run*run_stride + l*step] * w[run*run_length + l][j]
+ *
+ * An affine layer is one run. A convolution over NHWC rows is one run for each filter row: ld steps
+ * from pixel to pixel, run_stride from image row to image row, and a run covers filter column and
+ * channel. A gradient with respect to weights has ld = 1 and step = the pitch of a row.
+ *
+ * The sum of one y[i][j] is one chain of fused multiply-adds in ascending run and l, whatever tile
+ * computes it: its bits depend on neither the other rows nor the other columns nor on how the
+ * reduction is blocked. */
+#ifndef CN_GEMM_H
+#define CN_GEMM_H
+
+#include "simd.h"
+
+/* Widest panel, in vectors: with 32 vector registers 6 rows of 4, with 16 registers 6 of 2. */
+#if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
+enum { GEMM_NV = 4 };
+#else
+enum { GEMM_NV = 2 };
+#endif
+enum { GEMM_NR = GEMM_NV * VL };
+
+typedef struct {
+    const real *x;
+    ptrdiff_t ld;         /* from row i to row i+1 */
+    ptrdiff_t run_stride; /* from run to run */
+    ptrdiff_t runs;
+    ptrdiff_t run_length;
+    ptrdiff_t step; /* from l to l+1; either step or ld is 1 */
+} gemm_rows;
+
+typedef struct {
+    const real *bias; /* of this panel's columns, or NULL */
+    int relu;
+    int accumulate; /* continue the chain from what y holds */
+} gemm_epilogue;
+
+/* A (depth, columns) matrix is packed as panels of GEMM_NR columns, the last one narrower; columns
+ * are filled up to whole vectors with zeros. Panel j begins at depth * j * GEMM_NR. */
+CN_INLINE ptrdiff_t gemm_panels(ptrdiff_t columns) { return cn_ceil_div(columns, GEMM_NR); }
+CN_INLINE ptrdiff_t gemm_panel_width(ptrdiff_t columns, ptrdiff_t panel) {
+    return cn_min(GEMM_NR, columns - panel * GEMM_NR);
+}
+CN_INLINE ptrdiff_t gemm_packed_size(ptrdiff_t depth, ptrdiff_t columns) {
+    return depth * cn_round_up(columns, VL);
+}
+
+/* Packs columns of w, w[l*row + j*column], into the panel at `packed`; row or column is 1. */
+void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
+                   ptrdiff_t width);
+
+/* y (m, width) from m rows and one panel. */
+void CN(gemm)(const gemm_rows *rows, ptrdiff_t m, const real *panel, ptrdiff_t width, real *y,
+              ptrdiff_t ldy, gemm_epilogue epilogue);
+
+#endif

@@ -1,0 +1,423 @@
+#include "conv2d.h"
+
+#include "gemm.h"
+#include "reduce.h"
+
+/* What the three passes share: the sizes under the vocabulary's names. */
+typedef struct {
+    ptrdiff_t n, h, w, c, r, s, k, p, q;
+    ptrdiff_t stride_h, stride_w, top, left;
+} geometry;
+
+static geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const ptrdiff_t *stride,
+                            const ptrdiff_t *padding) {
+    return (geometry){x.shape[0], x.shape[1], x.shape[2], x.shape[3], w.shape[0],
+                      w.shape[1], w.shape[3], y.shape[1], y.shape[2], stride[0],
+                      stride[1],  padding[0], padding[2]};
+}
+
+/* A bound on every size keeps all products of them far inside 64 bits. */
+static const ptrdiff_t MAX_SIZE = (ptrdiff_t)1 << 31;
+
+static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const ptrdiff_t *stride,
+                                  const ptrdiff_t *padding) {
+    if (x.rank != 4 || cn_elements(x) < 1) return "x must have shape (n, h, w, c), none of them 0";
+    if (w.rank != 4 || cn_elements(w) < 1) return "w must have shape (r, s, c, k), none of them 0";
+    if (w.shape[2] != x.shape[3]) return "w must have as many channels as x";
+    for (int axis = 0; axis < 2; axis++) {
+        ptrdiff_t size = x.shape[1 + axis], before = padding[2 * axis], after = padding[2 * axis + 1];
+        if (size > MAX_SIZE) return "x is too large";
+        if (stride[axis] < 1 || stride[axis] > MAX_SIZE) return "stride must be at least 1";
+        if (before < 0 || after < 0 || before > MAX_SIZE || after > MAX_SIZE)
+            return "padding must not be negative";
+        ptrdiff_t space = size + before + after - w.shape[axis];
+        if (space < 0) return "the filter is larger than the padded image";
+        if (y.rank != 4 || y.shape[1 + axis] != space / stride[axis] + 1)
+            return "y must have the shape that x, w, stride and padding give";
+    }
+    if (y.shape[0] != x.shape[0] || y.shape[3] != w.shape[3]) return "y must have shape (n, p, q, k)";
+    return NULL;
+}
+
+/* Part of an image, with zeros where it reaches outside. */
+typedef struct {
+    ptrdiff_t row, rows, column, columns;
+} window;
+
+static void copy_window(real *to, const real *image, ptrdiff_t h, ptrdiff_t w, ptrdiff_t c,
+                        window part) {
+    ptrdiff_t left = cn_clamp(-part.column, 0, part.columns);
+    ptrdiff_t end = cn_clamp(w - part.column, left, part.columns);
+    for (ptrdiff_t i = 0; i < part.rows; i++, to += part.columns * c) {
+        ptrdiff_t row = part.row + i;
+        if (row < 0 || row >= h || end == left) {
+            memset(to, 0, (size_t)(part.columns * c) * sizeof(real));
+            continue;
+        }
+        memset(to, 0, (size_t)(left * c) * sizeof(real));
+        memcpy(to + left * c, image + (row * w + part.column + left) * c,
+               (size_t)((end - left) * c) * sizeof(real));
+        memset(to + end * c, 0, (size_t)((part.columns - end) * c) * sizeof(real));
+    }
+}
+
+/* The window of x under output rows p0 .. p0+rows-1. */
+static window input_window(const geometry *g, ptrdiff_t p0, ptrdiff_t rows) {
+    return (window){p0 * g->stride_h - g->top, (rows - 1) * g->stride_h + g->r, -g->left,
+                    (g->q - 1) * g->stride_w + g->s};
+}
+
+/* Points at the part of the image where it is whole, and at a zero-bordered copy where not. */
+static const real *read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t w,
+                               ptrdiff_t c, window part) {
+    if (part.row >= 0 && part.row + part.rows <= h && part.column == 0 && part.columns == w)
+        return image + part.row * w * c;
+    copy_window(scratch, image, h, w, c, part);
+    return scratch;
+}
+
+/* Output rows of one chunk: their input window stays near 128 KiB. */
+static ptrdiff_t forward_block(const geometry *g) {
+    window one = input_window(g, 0, 1);
+    return cn_clamp((128 << 10) / ((ptrdiff_t)sizeof(real) * one.columns * g->c * g->stride_h), 1,
+                    g->p);
+}
+
+static geometry forward_geometry(const conv2d_forward *a) {
+    return geometry_of(a->x, a->w, a->y, a->stride, a->padding);
+}
+
+static const char *forward_check(const void *args) {
+    const conv2d_forward *a = args;
+    const char *wrong = check_geometry(a->x, a->w, a->y, a->stride, a->padding);
+    if (wrong) return wrong;
+    if (!cn_optional(a->b, 1, a->w.shape[3], 1, 1, 1)) return "b must have shape (k,)";
+    return NULL;
+}
+
+static ptrdiff_t forward_workspace(const void *args) {
+    geometry g = forward_geometry(args);
+    return gemm_packed_size(g.r * g.s * g.c, g.k) * (ptrdiff_t)sizeof(real);
+}
+
+static ptrdiff_t window_bytes(window part, ptrdiff_t c) {
+    return part.rows * part.columns * c * (ptrdiff_t)sizeof(real);
+}
+
+static ptrdiff_t forward_scratch(const void *args) {
+    geometry g = forward_geometry(args);
+    return window_bytes(input_window(&g, 0, forward_block(&g)), g.c);
+}
+
+static ptrdiff_t forward_pack_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    return gemm_panels(forward_geometry(args).k);
+}
+
+static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel, void *scratch) {
+    (void)step, (void)scratch;
+    const conv2d_forward *a = args;
+    geometry g = forward_geometry(a);
+    ptrdiff_t depth = g.r * g.s * g.c, j = panel * GEMM_NR;
+    CN(gemm_pack)((real *)a->head.workspace + depth * j, (const real *)a->w.data + j, g.k, 1, depth,
+                  gemm_panel_width(g.k, panel));
+}
+
+static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
+    geometry g = forward_geometry(args);
+    return n * cn_ceil_div(g.p, forward_block(&g));
+}
+
+static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)step;
+    const conv2d_forward *a = args;
+    geometry g = forward_geometry(a);
+    ptrdiff_t block = forward_block(&g), blocks = cn_ceil_div(g.p, block);
+    ptrdiff_t image = chunk / blocks, p0 = chunk % blocks * block, rows = cn_min(block, g.p - p0);
+    window part = input_window(&g, p0, rows);
+    const real *x = read_window(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h, g.w,
+                                g.c, part);
+    ptrdiff_t pitch = part.columns * g.c, depth = g.r * g.s * g.c;
+    real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
+    for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
+        ptrdiff_t j = panel * GEMM_NR;
+        gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            gemm_rows pixels = {
+                x + i * g.stride_h * pitch, g.stride_w * g.c, pitch, g.r, g.s * g.c, 1};
+            CN(gemm)(&pixels, g.q, (const real *)a->head.workspace + depth * j,
+                     gemm_panel_width(g.k, panel), y + i * g.q * g.k + j, g.k, epilogue);
+        }
+    }
+}
+
+/* dx. With stride s, the pixels of dx whose position plus the padding is a modulo s meet the filter
+ * taps a, a+s, a+2s ... only: s*s ordinary stride-1 convolutions of dy, each with its own part of
+ * the filter, turned around. Nothing is ever multiplied by an inserted zero. */
+
+static ptrdiff_t phase_taps(ptrdiff_t filter, ptrdiff_t stride, ptrdiff_t phase) {
+    return phase < filter ? cn_ceil_div(filter - phase, stride) : 0;
+}
+
+/* The packed filters of phase (a, b) begin after those of all phases before it. */
+static ptrdiff_t phase_offset(const geometry *g, ptrdiff_t a, ptrdiff_t b) {
+    ptrdiff_t before = 0;
+    for (ptrdiff_t i = 0; i < a; i++) before += phase_taps(g->r, g->stride_h, i) * g->s;
+    for (ptrdiff_t i = 0; i < b; i++)
+        before += phase_taps(g->r, g->stride_h, a) * phase_taps(g->s, g->stride_w, i);
+    return before * g->k * cn_round_up(g->c, VL);
+}
+
+static void pack_phase(const conv2d_backward *args, const geometry *g, real *packed, ptrdiff_t a,
+                       ptrdiff_t b) {
+    ptrdiff_t rows = phase_taps(g->r, g->stride_h, a), columns = phase_taps(g->s, g->stride_w, b);
+    ptrdiff_t depth = rows * columns * g->k;
+    packed += phase_offset(g, a, b);
+    for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
+        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
+        for (ptrdiff_t t = 0; t < rows; t++)
+            for (ptrdiff_t u = 0; u < columns; u++) {
+                ptrdiff_t r = a + (rows - 1 - t) * g->stride_h;
+                ptrdiff_t s = b + (columns - 1 - u) * g->stride_w;
+                const real *w = (const real *)args->w.data + ((r * g->s + s) * g->c + j) * g->k;
+                CN(gemm_pack)(packed + depth * j + (t * columns + u) * g->k * cn_round_up(width, VL),
+                              w, 1, g->k, g->k, width);
+            }
+    }
+}
+
+static ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return a / b - (a % b < 0); }
+
+/* The window of dy that rows i0 .. i0+rows-1 of dx read. */
+static window dy_window(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
+    ptrdiff_t row = floor_div(i0 + g->top, g->stride_h) - (phase_taps(g->r, g->stride_h, 0) - 1);
+    ptrdiff_t column = floor_div(g->left, g->stride_w) - (phase_taps(g->s, g->stride_w, 0) - 1);
+    return (window){row, floor_div(i0 + rows - 1 + g->top, g->stride_h) - row + 1, column,
+                    floor_div(g->w - 1 + g->left, g->stride_w) - column + 1};
+}
+
+static ptrdiff_t dx_block(const geometry *g) {
+    window one = dy_window(g, 0, 1);
+    ptrdiff_t rows = (128 << 10) * g->stride_h / ((ptrdiff_t)sizeof(real) * one.columns * g->k);
+    return cn_clamp(rows, 1, g->h);
+}
+
+/* Row i of dx from the window of dy; `dy` points at the window's first pixel. */
+static void dx_row(const geometry *g, const real *packed, const real *dy, window part, ptrdiff_t i,
+                   real *dx) {
+    ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
+    ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1) - part.row;
+    ptrdiff_t pitch = part.columns * g->k;
+    for (ptrdiff_t b = 0; b < g->stride_w; b++) {
+        ptrdiff_t columns = phase_taps(g->s, g->stride_w, b);
+        ptrdiff_t j0 = (b - g->left % g->stride_w + g->stride_w) % g->stride_w;
+        if (j0 >= g->w) continue;
+        ptrdiff_t pixels = cn_ceil_div(g->w - j0, g->stride_w), depth = rows * columns * g->k;
+        if (depth == 0) {
+            for (ptrdiff_t j = j0; j < g->w; j += g->stride_w)
+                memset(dx + j * g->c, 0, (size_t)g->c * sizeof(real));
+            continue;
+        }
+        ptrdiff_t column = (j0 + g->left - b) / g->stride_w - (columns - 1) - part.column;
+        gemm_rows read = {dy + row * pitch + column * g->k, g->k, pitch, rows, columns * g->k, 1};
+        const real *panels = packed + phase_offset(g, a, b);
+        for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
+            ptrdiff_t j = panel * GEMM_NR;
+            CN(gemm)(&read, pixels, panels + depth * j, gemm_panel_width(g->c, panel),
+                     dx + j0 * g->c + j, g->stride_w * g->c, (gemm_epilogue){NULL, 0, 0});
+        }
+    }
+}
+
+/* dw, one filter row r at a time: the rows of the product are (s, c), which lie side by side in x,
+ * and the reduction runs over pixels, dy packed. */
+
+/* Output rows packed at a time: near 512 pixels. */
+static ptrdiff_t weight_block(const geometry *g) { return cn_clamp(512 / g->q, 1, g->p); }
+
+typedef struct {
+    ptrdiff_t weights;                              /* elements of w */
+    ptrdiff_t parts;                                /* of the reduction over the batch, at most */
+    ptrdiff_t packed_w, dw_parts, db_parts, bytes;  /* workspace */
+    ptrdiff_t packed_dy, scratch;                   /* a thread's scratch: window of x, then dy */
+} backward_layout;
+
+static geometry backward_geometry(const conv2d_backward *a) {
+    return geometry_of(a->x, a->w, a->dy, a->stride, a->padding);
+}
+
+static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
+    backward_layout o;
+    ptrdiff_t real_bytes = (ptrdiff_t)sizeof(real);
+    o.weights = g->r * g->s * g->c * g->k;
+    o.parts = cn_clamp(64 / gemm_panels(g->k), 1, cn_max(1, (4 << 20) / (o.weights * 8)));
+    o.packed_w = 0;
+    ptrdiff_t packed = cn_present(a->dx) ? gemm_packed_size(g->r * g->s * g->k, g->c) : 0;
+    o.dw_parts = cn_round_up(packed * real_bytes, 64);
+    o.db_parts = o.dw_parts + cn_round_up(o.parts * o.weights * real_bytes, 64);
+    o.bytes = o.db_parts + reduce_parts(g->n * g->p * g->q) * g->k * (ptrdiff_t)sizeof(double);
+    ptrdiff_t block = weight_block(g);
+    o.packed_dy = cn_round_up(window_bytes(input_window(g, 0, block), g->c), 64);
+    o.scratch = o.packed_dy + block * g->q * GEMM_NR * real_bytes;
+    if (cn_present(a->dx))
+        o.scratch = cn_max(o.scratch, window_bytes(dy_window(g, 0, dx_block(g) + g->stride_h), g->k));
+    return o;
+}
+
+static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) { return cn_min(o.parts, n); }
+
+static const char *backward_check(const void *args) {
+    const conv2d_backward *a = args;
+    const char *wrong = check_geometry(a->x, a->w, a->dy, a->stride, a->padding);
+    if (wrong) return wrong;
+    if (cn_present(a->dx) && !cn_same(a->dx, a->x)) return "dx must have the shape of x";
+    if (!cn_same(a->dw, a->w)) return "dw must have the shape of w";
+    if (!cn_optional(a->db, 1, a->w.shape[3], 1, 1, 1)) return "db must have shape (k,)";
+    return NULL;
+}
+
+static ptrdiff_t backward_workspace(const void *args) {
+    geometry g = backward_geometry(args);
+    return layout_of(args, &g).bytes;
+}
+
+static ptrdiff_t backward_scratch(const void *args) {
+    geometry g = backward_geometry(args);
+    return layout_of(args, &g).scratch;
+}
+
+static ptrdiff_t backward_pack_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    const conv2d_backward *a = args;
+    return cn_present(a->dx) ? a->stride[0] * a->stride[1] : 0;
+}
+
+static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)step, (void)scratch;
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    pack_phase(a, &g, a->head.workspace, chunk / g.stride_w, chunk % g.stride_w);
+}
+
+static ptrdiff_t dx_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_t n) {
+    return cn_present(a->dx) ? n * cn_ceil_div(g->h, dx_block(g)) : 0;
+}
+
+static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    return dx_chunks(a, &g, n) + active_parts(layout_of(a, &g), n) * gemm_panels(g.k) +
+           (cn_present(a->db) ? reduce_parts(n * g.p * g.q) : 0);
+}
+
+static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t chunk, void *scratch) {
+    ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
+    ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
+    window part = dy_window(g, i0, rows);
+    const real *dy = read_window(scratch, (const real *)a->dy.data + image * g->p * g->q * g->k,
+                                 g->p, g->q, g->k, part);
+    for (ptrdiff_t i = i0; i < i0 + rows; i++)
+        dx_row(g, a->head.workspace, dy, part, i,
+               (real *)a->dx.data + (image * g->h + i) * g->w * g->c);
+}
+
+static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout o, ptrdiff_t n,
+                   ptrdiff_t chunk, char *scratch) {
+    ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
+    ptrdiff_t parts = active_parts(o, n), j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
+    real *packed = (real *)(scratch + o.packed_dy);
+    real *out = parts > 1 ? (real *)((char *)a->head.workspace + o.dw_parts) + part * o.weights
+                          : (real *)a->dw.data;
+    ptrdiff_t block = weight_block(g);
+    int accumulate = 0;
+    for (ptrdiff_t image = cn_part(n, parts, part); image < cn_part(n, parts, part + 1); image++)
+        for (ptrdiff_t p0 = 0; p0 < g->p; p0 += block) {
+            ptrdiff_t rows = cn_min(block, g->p - p0);
+            window under = input_window(g, p0, rows);
+            const real *x = read_window((real *)scratch,
+                                        (const real *)a->x.data + image * g->h * g->w * g->c, g->h,
+                                        g->w, g->c, under);
+            CN(gemm_pack)(packed, (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k + j,
+                          g->k, 1, rows * g->q, width);
+            ptrdiff_t pitch = under.columns * g->c, taps = g->s * g->c;
+            for (ptrdiff_t r = 0; r < g->r; r++) {
+                gemm_rows pixels = {x + r * pitch, 1,    g->stride_h * pitch,
+                                    rows,          g->q, g->stride_w * g->c};
+                CN(gemm)(&pixels, taps, packed, width, out + r * taps * g->k + j, g->k,
+                         (gemm_epilogue){NULL, 0, accumulate});
+            }
+            accumulate = 1;
+        }
+}
+
+static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    backward_layout o = layout_of(a, &g);
+    ptrdiff_t n = step->n, first = dx_chunks(a, &g, n);
+    ptrdiff_t weights = active_parts(o, n) * gemm_panels(g.k), rows = n * g.p * g.q;
+    if (chunk < first) {
+        dx_run(a, &g, chunk, scratch);
+    } else if (chunk < first + weights) {
+        dw_run(a, &g, o, n, chunk - first, scratch);
+    } else {
+        ptrdiff_t part = chunk - first - weights, parts = reduce_parts(rows);
+        ptrdiff_t from = cn_part(rows, parts, part), to = cn_part(rows, parts, part + 1);
+        CN(sum_rows)((double *)((char *)a->head.workspace + o.db_parts) + part * g.k,
+                     (const real *)a->dy.data + from * g.k, to - from, g.k);
+    }
+}
+
+/* Elements of dw that one chunk adds up. */
+enum { COMBINE_BLOCK = 4096 };
+
+static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    backward_layout o = layout_of(a, &g);
+    return (active_parts(o, n) > 1 ? cn_ceil_div(o.weights, COMBINE_BLOCK) : 0) + cn_present(a->db);
+}
+
+static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    backward_layout o = layout_of(a, &g);
+    char *workspace = a->head.workspace;
+    if (cn_present(a->db) && chunk-- == 0) {
+        CN(add_double_parts)(a->db.data, (const double *)(workspace + o.db_parts),
+                             reduce_parts(step->n * g.p * g.q), g.k);
+        return;
+    }
+    CN(add_parts)(a->dw.data, (const real *)(workspace + o.dw_parts), active_parts(o, step->n),
+                  o.weights, chunk * COMBINE_BLOCK,
+                  cn_min((chunk + 1) * COMBINE_BLOCK, o.weights));
+}
+
+#define CN_ARGS_TYPE conv2d_forward
+static const cn_kernel forward = {
+    .name = "conv2d_forward",
+    .args_size = sizeof(conv2d_forward),
+    .fields = CN_TABLE(CONV2D_FORWARD),
+    .check = forward_check,
+    .workspace = forward_workspace,
+    .scratch = forward_scratch,
+    .stages = {{forward_pack_chunks, forward_pack}, {forward_chunks, forward_run}},
+    .once = 1,
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE conv2d_backward
+static const cn_kernel backward = {
+    .name = "conv2d_backward",
+    .args_size = sizeof(conv2d_backward),
+    .fields = CN_TABLE(CONV2D_BACKWARD),
+    .check = backward_check,
+    .workspace = backward_workspace,
+    .scratch = backward_scratch,
+    .stages = {{backward_pack_chunks, backward_pack},
+               {backward_chunks, backward_run},
+               {combine_chunks, combine}},
+};
+#undef CN_ARGS_TYPE
+
+const cn_kernel *const CN(conv2d)[] = {&forward, &backward, NULL};

@@ -1,0 +1,132 @@
+#include "max_pool2d.h"
+
+#include "simd.h"
+
+static const char *check(cn_tensor x, cn_tensor y, cn_tensor winner, const ptrdiff_t *size,
+                         const ptrdiff_t *stride, const ptrdiff_t *padding) {
+    if (x.rank != 4 || cn_elements(x) < 1) return "x must have shape (n, h, w, c), none of them 0";
+    for (int axis = 0; axis < 2; axis++) {
+        ptrdiff_t before = padding[2 * axis], after = padding[2 * axis + 1];
+        if (size[axis] < 1 || size[axis] > UINT16_MAX) return "size must lie in 1 .. 65535";
+        if (stride[axis] < 1 || stride[axis] >= (ptrdiff_t)1 << 31) return "stride must be at least 1";
+        if (before < 0 || after < 0 || before >= size[axis] || after >= size[axis])
+            return "padding must be smaller than the window and not negative";
+        ptrdiff_t space = x.shape[1 + axis] + before + after - size[axis];
+        if (space < 0) return "the window is larger than the padded image";
+        if (y.rank != 4 || y.shape[1 + axis] != space / stride[axis] + 1)
+            return "y must have the shape that x, size, stride and padding give";
+    }
+    if (size[0] * size[1] > UINT16_MAX) return "the window must have at most 65535 pixels";
+    if (y.shape[0] != x.shape[0] || y.shape[3] != x.shape[3]) return "y must have shape (n, p, q, c)";
+    if (!cn_same(winner, y)) return "winner must have the shape of y";
+    return NULL;
+}
+
+/* One chunk an example: windows may overlap, so the rows of dx of one image belong together. */
+static ptrdiff_t chunks(const void *args, ptrdiff_t n) {
+    (void)args;
+    return n;
+}
+
+static const char *forward_check(const void *args) {
+    const max_pool2d_forward *a = args;
+    return check(a->x, a->y, a->winner, a->size, a->stride, a->padding);
+}
+
+/* The window's pixels that lie in the image: rows r0 .. r1-1, columns s0 .. s1-1. */
+typedef struct {
+    ptrdiff_t row, column, r0, r1, s0, s1;
+} window;
+
+static window window_at(const max_pool2d_forward *a, ptrdiff_t p, ptrdiff_t q) {
+    window o;
+    o.row = p * a->stride[0] - a->padding[0];
+    o.column = q * a->stride[1] - a->padding[2];
+    o.r0 = cn_max(0, -o.row);
+    o.r1 = cn_min(a->size[0], a->x.shape[1] - o.row);
+    o.s0 = cn_max(0, -o.column);
+    o.s1 = cn_min(a->size[1], a->x.shape[2] - o.column);
+    return o;
+}
+
+/* The largest of up to VL channels over one window, and where it was. */
+static void pool(const max_pool2d_forward *a, const real *image, window o, ptrdiff_t j,
+                 real *y, uint16_t *winner) {
+    ptrdiff_t w = a->x.shape[2], c = a->x.shape[3], some = cn_min(VL, c - j);
+    vec best = {0};
+    ivec where = {0};
+    int first = 1;
+    for (ptrdiff_t r = o.r0; r < o.r1; r++)
+        for (ptrdiff_t s = o.s0; s < o.s1; s++) {
+            vec v = v_load_n(image + ((o.row + r) * w + o.column + s) * c + j, some);
+            /* Greater, or the first NaN. */
+            ivec wins = first ? ~(ivec){0} : (ivec)((v > best) | ((v != v) & (best == best)));
+            best = v_select(wins, v, best);
+            where = (where & ~wins) | (wins & (bits)(r * a->size[1] + s));
+            first = 0;
+        }
+    v_store_n(y + j, best, some);
+    for (ptrdiff_t i = 0; i < some; i++) winner[j + i] = (uint16_t)where[i];
+}
+
+static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
+    (void)step, (void)scratch;
+    const max_pool2d_forward *a = args;
+    ptrdiff_t c = a->x.shape[3], example = cn_example(a->y);
+    const real *image = (const real *)a->x.data + i * cn_example(a->x);
+    real *y = (real *)a->y.data + i * example;
+    uint16_t *winner = (uint16_t *)a->winner.data + i * example;
+    for (ptrdiff_t p = 0; p < a->y.shape[1]; p++)
+        for (ptrdiff_t q = 0; q < a->y.shape[2]; q++, y += c, winner += c) {
+            window o = window_at(a, p, q);
+            for (ptrdiff_t j = 0; j < c; j += VL) pool(a, image, o, j, y, winner);
+        }
+}
+
+static const char *backward_check(const void *args) {
+    const max_pool2d_backward *a = args;
+    return check(a->dx, a->dy, a->winner, a->size, a->stride, a->padding);
+}
+
+static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
+    (void)step, (void)scratch;
+    const max_pool2d_backward *a = args;
+    ptrdiff_t w = a->dx.shape[2], c = a->dx.shape[3], example = cn_example(a->dy);
+    real *dx = (real *)a->dx.data + i * cn_example(a->dx);
+    memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
+    const real *dy = (const real *)a->dy.data + i * example;
+    const uint16_t *winner = (const uint16_t *)a->winner.data + i * example;
+    ptrdiff_t pixels = a->size[0] * a->size[1];
+    for (ptrdiff_t p = 0; p < a->dy.shape[1]; p++)
+        for (ptrdiff_t q = 0; q < a->dy.shape[2]; q++, dy += c, winner += c) {
+            ptrdiff_t row = p * a->stride[0] - a->padding[0];
+            ptrdiff_t column = q * a->stride[1] - a->padding[2];
+            for (ptrdiff_t j = 0; j < c; j++) {
+                ptrdiff_t place = cn_min(winner[j], pixels - 1);
+                ptrdiff_t r = row + place / a->size[1], s = column + place % a->size[1];
+                /* A winner that forward made lies in the image; one from elsewhere may not. */
+                if (r >= 0 && r < a->dx.shape[1] && s >= 0 && s < w) dx[(r * w + s) * c + j] += dy[j];
+            }
+        }
+}
+
+#define CN_ARGS_TYPE max_pool2d_forward
+static const cn_kernel forward = {
+    .name = "max_pool2d_forward",
+    .args_size = sizeof(max_pool2d_forward),
+    .fields = CN_TABLE(MAX_POOL2D_FORWARD),
+    .check = forward_check,
+    .stages = {{chunks, forward_run}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE max_pool2d_backward
+static const cn_kernel backward = {
+    .name = "max_pool2d_backward",
+    .args_size = sizeof(max_pool2d_backward),
+    .fields = CN_TABLE(MAX_POOL2D_BACKWARD),
+    .check = backward_check,
+    .stages = {{chunks, backward_run}},
+};
+#undef CN_ARGS_TYPE
+
+const cn_kernel *const CN(max_pool2d)[] = {&forward, &backward, NULL};

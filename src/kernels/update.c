@@ -1,0 +1,301 @@
+#include "update.h"
+
+#include "simd.h"
+
+/* Elements of the flat vector one chunk takes. */
+enum { CHUNK = 8192 };
+
+static ptrdiff_t chunks_of(cn_tensor w) { return cn_ceil_div(w.shape[0], CHUNK); }
+
+static const char *check(cn_tensor w, cn_tensor segments) {
+    if (w.rank != 1 || w.shape[0] < 1) return "w must have shape (size,)";
+    if (segments.rank != 2 || segments.shape[1] != 3) return "segments must have shape (count, 3)";
+    return NULL;
+}
+
+static const char *update_check(cn_tensor w, cn_tensor dw, cn_tensor segments) {
+    if (!cn_same(dw, w)) return "dw must have the shape of w";
+    return check(w, segments);
+}
+
+/* What one chunk and one segment have in common; walks the segments. */
+typedef struct {
+    const double *segment, *end;
+    ptrdiff_t chunk_from, chunk_to; /* of the chunk */
+    ptrdiff_t from, to;             /* of the current piece */
+    double l2;
+} pieces;
+
+static pieces pieces_of(cn_tensor w, cn_tensor segments, ptrdiff_t chunk) {
+    const double *first = segments.data;
+    return (pieces){first, first + 3 * segments.shape[0], chunk * CHUNK,
+                    cn_min((chunk + 1) * CHUNK, w.shape[0]), 0, 0, 0};
+}
+
+static int next_piece(pieces *p) {
+    while (p->segment < p->end) {
+        /* Clamped as doubles: whatever the table says, a piece lies in its chunk. */
+        double from = p->segment[0], to = p->segment[0] + p->segment[1];
+        p->l2 = p->segment[2];
+        p->segment += 3;
+        if (!(from < (double)p->chunk_to && to > (double)p->chunk_from)) continue;
+        p->from = from > (double)p->chunk_from ? (ptrdiff_t)from : p->chunk_from;
+        p->to = to < (double)p->chunk_to ? (ptrdiff_t)to : p->chunk_to;
+        return 1;
+    }
+    return 0;
+}
+
+static const char *sgd_check(const void *args) {
+    const sgd_update *a = args;
+    return update_check(a->w, a->dw, a->segments);
+}
+
+static ptrdiff_t sgd_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    return chunks_of(((const sgd_update *)args)->w);
+}
+
+static void sgd_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const sgd_update *a = args;
+    real *w = a->w.data;
+    const real *dw = a->dw.data;
+    const real lr = (real)step->lr;
+    for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
+        const real l2 = (real)p.l2;
+        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
+            vec x = v_load_n(w + i, p.to - i), g = v_load_n(dw + i, p.to - i) + l2 * x;
+            v_store_n(w + i, x - lr * g, p.to - i);
+        }
+    }
+}
+
+static const char *momentum_check(const void *args) {
+    const momentum_update *a = args;
+    if (!cn_same(a->v, a->w)) return "v must have the shape of w";
+    if (!(a->mu >= 0 && a->mu < 1)) return "mu must lie in [0, 1)";
+    return update_check(a->w, a->dw, a->segments);
+}
+
+static ptrdiff_t momentum_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    return chunks_of(((const momentum_update *)args)->w);
+}
+
+static void momentum_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const momentum_update *a = args;
+    real *w = a->w.data, *v = a->v.data;
+    const real *dw = a->dw.data;
+    const real lr = (real)step->lr, mu = (real)a->mu;
+    for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
+        const real l2 = (real)p.l2;
+        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
+            vec x = v_load_n(w + i, p.to - i), g = v_load_n(dw + i, p.to - i) + l2 * x;
+            vec velocity = mu * v_load_n(v + i, p.to - i) - lr * g;
+            v_store_n(v + i, velocity, p.to - i);
+            v_store_n(w + i, x + velocity, p.to - i);
+        }
+    }
+}
+
+static const char *adam_check(const void *args) {
+    const adam_update *a = args;
+    if (!cn_same(a->m, a->w) || !cn_same(a->v, a->w)) return "m and v must have the shape of w";
+    if (!(a->beta1 >= 0 && a->beta1 < 1)) return "beta1 must lie in [0, 1)";
+    if (!(a->beta2 >= 0 && a->beta2 < 1)) return "beta2 must lie in [0, 1)";
+    if (!(a->eps > 0)) return "eps must be positive";
+    return update_check(a->w, a->dw, a->segments);
+}
+
+static ptrdiff_t adam_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    return chunks_of(((const adam_update *)args)->w);
+}
+
+/* By repeated squaring: the C library's pow may change from one release to the next. */
+static double power(double base, int64_t exponent) {
+    double result = 1;
+    for (; exponent > 0; exponent >>= 1, base *= base)
+        if (exponent & 1) result *= base;
+    return result;
+}
+
+static void adam_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const adam_update *a = args;
+    real *w = a->w.data, *m = a->m.data, *v = a->v.data;
+    const real *dw = a->dw.data;
+    const real beta1 = (real)a->beta1, rest1 = (real)(1 - a->beta1);
+    const real beta2 = (real)a->beta2, rest2 = (real)(1 - a->beta2), eps = (real)a->eps;
+    const real rate = (real)(step->lr / (1 - power(a->beta1, step->t)));
+    const real correction = (real)(1 / (1 - power(a->beta2, step->t)));
+    for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
+        const real l2 = (real)p.l2;
+        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
+            ptrdiff_t some = p.to - i;
+            vec x = v_load_n(w + i, some), g = v_load_n(dw + i, some) + l2 * x;
+            vec first = beta1 * v_load_n(m + i, some) + rest1 * g;
+            vec second = beta2 * v_load_n(v + i, some) + rest2 * (g * g);
+            v_store_n(m + i, first, some);
+            v_store_n(v + i, second, some);
+            v_store_n(w + i, x - rate * first / (v_sqrt(second * correction) + eps), some);
+        }
+    }
+}
+
+static const char *penalty_check(const void *args) {
+    const l2_penalty_forward *a = args;
+    if (!cn_is(a->penalty, 0, 1, 1, 1, 1)) return "penalty must be a scalar";
+    return check(a->w, a->segments);
+}
+
+static ptrdiff_t penalty_workspace(const void *args) {
+    return chunks_of(((const l2_penalty_forward *)args)->w) * (ptrdiff_t)sizeof(double);
+}
+
+static ptrdiff_t penalty_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    return chunks_of(((const l2_penalty_forward *)args)->w);
+}
+
+static void penalty_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)step, (void)scratch;
+    const l2_penalty_forward *a = args;
+    const real *w = a->w.data;
+    double penalty = 0;
+    for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
+        if (p.l2 == 0) continue;
+        double lanes[VL] = {0}, sum = 0;
+        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
+            vec x = v_load_n(w + i, p.to - i);
+            for (int j = 0; j < VL; j++) lanes[j] += (double)x[j] * (double)x[j];
+        }
+        for (int j = 0; j < VL; j++) sum += lanes[j];
+        penalty += 0.5 * p.l2 * sum;
+    }
+    ((double *)a->head.workspace)[chunk] = penalty;
+}
+
+static ptrdiff_t one(const void *args, ptrdiff_t n) {
+    (void)args, (void)n;
+    return 1;
+}
+
+static void penalty_sum(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)step, (void)chunk, (void)scratch;
+    const l2_penalty_forward *a = args;
+    double sum = 0;
+    for (ptrdiff_t i = 0; i < chunks_of(a->w); i++) sum += ((double *)a->head.workspace)[i];
+    *(double *)a->penalty.data = sum;
+}
+
+static const char *penalty_backward_check(const void *args) {
+    const l2_penalty_backward *a = args;
+    return update_check(a->w, a->dw, a->segments);
+}
+
+static ptrdiff_t penalty_backward_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    return chunks_of(((const l2_penalty_backward *)args)->w);
+}
+
+static void penalty_backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
+                                 void *scratch) {
+    (void)step, (void)scratch;
+    const l2_penalty_backward *a = args;
+    const real *w = a->w.data;
+    real *dw = a->dw.data;
+    for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
+        const real l2 = (real)p.l2;
+        for (ptrdiff_t i = p.from; i < p.to; i += VL)
+            v_store_n(dw + i, v_load_n(dw + i, p.to - i) + l2 * v_load_n(w + i, p.to - i), p.to - i);
+    }
+}
+
+static const char *guard_check(const void *args) {
+    const guard_forward *a = args;
+    if (!cn_is(a->loss, 0, 1, 1, 1, 1)) return "loss must be a scalar";
+    if (a->dw.rank != 1 || a->dw.shape[0] < 1) return "dw must have shape (size,)";
+    return NULL;
+}
+
+static ptrdiff_t guard_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    return chunks_of(((const guard_forward *)args)->dw);
+}
+
+static void guard_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const guard_forward *a = args;
+    /* Chunks after the first leave a loss alone, so that the first reason is the one reported. */
+    if (!__builtin_isfinite(*(const double *)a->loss.data)) {
+        cn_fail(step, CN_NOT_FINITE_LOSS);
+        return;
+    }
+    const real *dw = a->dw.data;
+    ptrdiff_t end = cn_min((chunk + 1) * CHUNK, a->dw.shape[0]);
+    ivec bad = {0};
+    for (ptrdiff_t i = chunk * CHUNK; i < end; i += VL) bad |= v_not_finite(v_load_n(dw + i, end - i));
+    if (v_any(bad)) cn_fail(step, CN_NOT_FINITE_GRADIENT);
+}
+
+#define CN_ARGS_TYPE sgd_update
+static const cn_kernel sgd = {
+    .name = "sgd_update",
+    .args_size = sizeof(sgd_update),
+    .fields = CN_TABLE(SGD_UPDATE),
+    .check = sgd_check,
+    .stages = {{sgd_chunks, sgd_run}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE momentum_update
+static const cn_kernel momentum = {
+    .name = "momentum_update",
+    .args_size = sizeof(momentum_update),
+    .fields = CN_TABLE(MOMENTUM_UPDATE),
+    .check = momentum_check,
+    .stages = {{momentum_chunks, momentum_run}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE adam_update
+static const cn_kernel adam = {
+    .name = "adam_update",
+    .args_size = sizeof(adam_update),
+    .fields = CN_TABLE(ADAM_UPDATE),
+    .check = adam_check,
+    .stages = {{adam_chunks, adam_run}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE l2_penalty_forward
+static const cn_kernel penalty_forward = {
+    .name = "l2_penalty_forward",
+    .args_size = sizeof(l2_penalty_forward),
+    .fields = CN_TABLE(L2_PENALTY_FORWARD),
+    .check = penalty_check,
+    .workspace = penalty_workspace,
+    .stages = {{penalty_chunks, penalty_run}, {one, penalty_sum}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE l2_penalty_backward
+static const cn_kernel penalty_backward = {
+    .name = "l2_penalty_backward",
+    .args_size = sizeof(l2_penalty_backward),
+    .fields = CN_TABLE(L2_PENALTY_BACKWARD),
+    .check = penalty_backward_check,
+    .stages = {{penalty_backward_chunks, penalty_backward_run}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE guard_forward
+static const cn_kernel guard = {
+    .name = "guard_forward",
+    .args_size = sizeof(guard_forward),
+    .fields = CN_TABLE(GUARD_FORWARD),
+    .check = guard_check,
+    .stages = {{guard_chunks, guard_run}},
+};
+#undef CN_ARGS_TYPE
+
+const cn_kernel *const CN(update)[] = {
+    &sgd, &momentum, &adam, &penalty_forward, &penalty_backward, &guard, NULL};

@@ -1,0 +1,83 @@
+#define _GNU_SOURCE
+#include "tape.h"
+
+#include <omp.h>
+#include <time.h>
+
+#include "team.h"
+
+typedef struct {
+    cn_run *run;
+    cn_barrier barrier;
+    double deadline;
+    int stop;
+} shared;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* After the last op of a step: its results go out, and the clock is looked at. */
+static void end_step(shared *s) {
+    cn_run *run = s->run;
+    for (ptrdiff_t i = 0; i < run->result_count; i++)
+        run->results[run->steps_done * run->result_count + i] = *run->result_tensors[i];
+    run->steps_done++;
+    s->stop = run->seconds > 0 && now() > s->deadline;
+}
+
+/* One op, by one of the team's threads. All threads return the same: whether to go on. */
+static int run_op(shared *s, const cn_op *op, const cn_step *step, int skip_once, void *scratch,
+                  int threads) {
+    for (int i = skip_once; i < CN_MAX_STAGES && op->kernel->stages[i].run; i++) {
+        const cn_stage *stage = &op->kernel->stages[i];
+        ptrdiff_t chunks = stage->chunks(op->args, step->n);
+        if (threads == 1) {
+            for (ptrdiff_t chunk = 0; chunk < chunks; chunk++)
+                stage->run(op->args, step, chunk, scratch);
+            if (s->run->status != CN_OK) return 0;
+        } else if (chunks > 0) {
+            for (ptrdiff_t chunk; (chunk = cn_next_chunk(&s->barrier)) < chunks;)
+                stage->run(op->args, step, chunk, scratch);
+            if (cn_meet(&s->barrier, threads) != CN_OK) return 0;
+        }
+    }
+    return 1;
+}
+
+static void walk(shared *s, int thread, int threads) {
+    cn_run *run = s->run;
+    void *scratch = run->scratch + thread * run->scratch_pitch;
+    uint64_t float_before = cn_float_enter();
+    for (ptrdiff_t k = 0; k < run->step_count; k++) {
+        const cn_step *step = &run->steps[k];
+        for (ptrdiff_t i = run->first; i < run->last; i++) {
+            int skip_once = run->reuse_once && k > 0 && run->ops[i].kernel->once;
+            if (!run_op(s, &run->ops[i], step, skip_once, scratch, threads)) {
+                if (thread == 0) run->failed_op = i;
+                cn_float_leave(float_before);
+                return;
+            }
+        }
+        if (thread == 0) end_step(s);
+        if (threads > 1) cn_meet(&s->barrier, threads);
+        if (s->stop) break;
+    }
+    cn_float_leave(float_before);
+}
+
+void cn_tape_run(cn_run *run) {
+    shared s = {.run = run, .barrier.watched = &run->status, .deadline = run->seconds > 0 ? now() + run->seconds : 0};
+    run->steps_done = 0;
+    run->failed_op = -1;
+    run->status = CN_OK;
+    for (ptrdiff_t k = 0; k < run->step_count; k++) run->steps[k].status = &run->status;
+    if (run->team == 1) {
+        walk(&s, 0, 1);
+        return;
+    }
+#pragma omp parallel num_threads(run->team)
+    walk(&s, omp_get_thread_num(), omp_get_num_threads());
+}

@@ -1,0 +1,53 @@
+/* Threads: how many, made safely, meeting between stages, with one floating-point environment. */
+#ifndef CN_TEAM_H
+#define CN_TEAM_H
+
+#include <stdint.h>
+
+/* Called once, when the module is imported: remembers OpenMP's own default and makes fork safe. */
+void cn_team_init(void);
+
+typedef struct {
+    int openmp;    /* omp_get_max_threads() of the calling thread */
+    int affinity;  /* processors this process may run on */
+    int quota;     /* cgroup quota in whole processors, 0 if none; set by cn_set_quota */
+    int requested; /* cn_set_threads, 0 if none */
+    int limit;     /* OMP_THREAD_LIMIT */
+} cn_limits;
+
+cn_limits cn_team_limits(void);
+void cn_set_threads(int requested);
+void cn_set_quota(int quota);
+
+/* Threads for a run from here: a request stands, unless this thread's OpenMP limit was lowered
+ * since import (threadpoolctl does that); without one it is the least of openmp, affinity and
+ * quota. 1 inside somebody's parallel region. */
+int cn_team_size(void);
+
+/* `wanted`, or fewer where the system will not give that many threads: libgomp ends the whole
+ * process when it cannot create one, so new threads are tried out first. */
+int cn_team_prove(int wanted);
+
+/* Where all threads of a run meet. Spins for a short while, then yields the processor: libgomp's
+ * own barrier holds a step up for many time slices when another process is busy on a core. */
+typedef struct {
+    _Alignas(64) int64_t next; /* next chunk of the current stage */
+    _Alignas(64) int32_t arrived;
+    _Alignas(64) uint32_t generation;
+    const int32_t *watched; /* the run's status */
+    int32_t seen;           /* its value when the last thread arrived */
+} cn_barrier;
+
+static inline int64_t cn_next_chunk(cn_barrier *b) {
+    return __atomic_fetch_add(&b->next, 1, __ATOMIC_RELAXED);
+}
+/* All see what any wrote before; `next` is 0 again. Returns the watched status as it was when all
+ * had arrived: the same for every thread, though one that leaves early may soon change it. */
+int32_t cn_meet(cn_barrier *b, int threads);
+
+/* Round to nearest, exceptions masked, denormals flushed to zero; returns what was in force. */
+uint64_t cn_float_enter(void);
+void cn_float_leave(uint64_t before);
+uint64_t cn_float_control(void);
+
+#endif
