@@ -23,6 +23,10 @@ from .shapes import Shape
 ITEM_SIZE = {"float32": 4, "float64": 8, "uint8": 1, "uint16": 2, "int64": 8}
 ALIGNMENT = 64  # bytes: parameters begin at cache lines
 
+# Stands for the number of examples while shapes are inferred, so that a dimension which only
+# happens to equal the capacity is not taken for it.
+BATCH = (1 << 40) + 15
+
 # Where a tensor lives. The arena is planned; vectors are the model's or the solver's own; a bound
 # tensor is an array of the caller's, put in place before each run.
 ARENA, PARAMETERS, GRADIENTS, STATISTICS = "arena", "parameters", "gradients", "statistics"
@@ -158,7 +162,7 @@ class Builder:
         attributes = {
             n: a for n, a in arguments.items() if a is not None and not isinstance(a, Tensor)
         }
-        shapes = {n: t.shape for n, t in inputs.items()}
+        shapes = {n: (BATCH, *t.shape[1:]) if t.batch else t.shape for n, t in inputs.items()}
         inferred = module.infer(**shapes, **attributes)
         function = "forward" if hasattr(module, "forward") else "update"
         outputs = {
@@ -171,7 +175,9 @@ class Builder:
         return outputs
 
     def tensor(self, name: str, shape: Shape, dtype: str | None = None) -> Tensor:
-        batch = bool(shape) and shape[0] == self.capacity
+        batch = shape[:1] == (BATCH,)
+        if batch:
+            shape = (self.capacity, *shape[1:])
         return Tensor(name, shape, dtype or self.dtype, batch=batch)
 
     def reshape(self, x: Tensor, shape: Shape) -> Tensor:

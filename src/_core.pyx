@@ -214,6 +214,7 @@ cdef class Record:
     cdef char *args
     cdef readonly str name
     cdef readonly Py_ssize_t workspace, scratch
+    cdef readonly bint once
     cdef dict offsets
 
     def __cinit__(self, str kernel, str dtype, str isa, dict tensors, dict values):
@@ -244,6 +245,7 @@ cdef class Record:
         cdef const char *wrong = self.kernel.check(self.args)
         if wrong != NULL:
             raise ValueError(f"{kernel}: {(<bytes>wrong).decode()}")
+        self.once = self.kernel.once
         self.workspace = self.kernel.workspace(self.args) if self.kernel.workspace != NULL else 0
         self.scratch = self.kernel.scratch(self.args) if self.kernel.scratch != NULL else 0
 

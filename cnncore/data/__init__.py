@@ -4,7 +4,8 @@ Every reader returns a `Dataset` and checks what it reads: a damaged or contradi
 `DataFormatError`, not in wrong data, a huge allocation or the execution of a pickle.
 """
 
-from ._dataset import DataFormatError, Dataset
+from ..npz import DataFormatError
+from ._dataset import Dataset
 from ._idx import load_idx, read_idx
 from ._load import digits, load
 from ._npz import load_npz

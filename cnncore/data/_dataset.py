@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from ..npz import DataFormatError
 
 Samples: TypeAlias = npt.NDArray[np.uint8 | np.float32 | np.float64]
 Labels: TypeAlias = npt.NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
 DEFAULT_VALIDATION = 0.1
-_PIECE_BYTES = 1 << 20
 _SPLIT_SEED = 0
-
-
-class DataFormatError(ValueError):
-    """A data file is damaged, incomplete or of a form that is not supported."""
 
 
 class Dataset(NamedTuple):
@@ -42,35 +39,6 @@ class Part(NamedTuple):
 
     x: Samples
     y: Labels
-
-
-class Readable(Protocol):
-    """A binary file open for reading, or what decompresses one."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return `size` bytes at most, none only at the end."""
-        ...
-
-
-def read_bounded(stream: Readable, limit: int) -> bytearray:
-    """Return what follows in `stream`, `limit` bytes at most.
-
-    The buffer grows with what is really read, so a size that a file merely claims costs nothing.
-    Asking for one byte more than expected shows an over-long stream, and brings a stream of the
-    right length to its end, where zip and gzip compare their checksum.
-    """
-    data = bytearray()
-    while len(data) < limit:
-        piece = stream.read(min(_PIECE_BYTES, limit - len(data)))
-        if not piece:
-            break
-        data += piece
-    return data
-
-
-def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the array C-contiguous and in the byte order of this machine."""
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
 
 def check_part(x_name: str, x_shape: Shape, y_name: str, y_shape: Shape) -> None:

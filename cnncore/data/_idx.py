@@ -17,19 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..npz import DataFormatError, Readable, native, read_bounded
 from ._dataset import (
     DEFAULT_VALIDATION,
-    DataFormatError,
     Dataset,
     Part,
-    Readable,
     check_alike,
     check_fraction,
     check_part,
     hold_out,
     make_part,
-    native,
-    read_bounded,
 )
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}

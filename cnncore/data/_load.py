@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ._dataset import DataFormatError, Dataset, make_part
+from ..npz import Archive, DataFormatError
+from ._dataset import Dataset, make_part
 from ._idx import load_idx
-from ._npz import Archive, load_npz
+from ._npz import load_npz
 
 _DIGITS_FILE = "digits.npz"
 

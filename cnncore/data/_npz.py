@@ -1,199 +1,22 @@
-"""Read numpy .npz archives that come from anywhere.
-
-`numpy.load` allocates what a member's header declares before it looks at the data, and goes by
-the size that the zip directory gives. Here the header, the directory and the data must agree, and
-memory is taken only for data that is really there. The formats are those of numpy's documentation
-of `numpy.lib.format` and of PKWARE's APPNOTE.TXT.
-"""
+"""Data sets in .npz files."""
 
 from __future__ import annotations
 
-import copy
-import io
-import math
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any, NamedTuple
 
-import numpy as np
-import numpy.lib.format as npy
-import numpy.typing as npt
-
+from ..npz import Archive, Member
 from ._dataset import (
     DEFAULT_VALIDATION,
-    DataFormatError,
     Dataset,
-    Shape,
     check_alike,
     check_fraction,
     check_part,
     hold_out,
     make_part,
-    native,
-    read_bounded,
 )
 
 SAMPLE_TYPES = ("uint8", "float32", "float64")
 LABEL_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-
-# numpy refuses a header text of more than 10,000 characters; an ordinary one has about 118.
-_HEAD_BYTES = 12 + 10_000
-# More than is read here beyond the size of a member, with what zipfile reads ahead (4 KiB).
-_ROOM_BYTES = 1 << 20
-_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-_ENCRYPTED = 0x1
-
-# What zipfile and zlib raise on damaged input; OSError is among it because zipfile seeks to
-# whatever offset the directory holds.
-_ZIP_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
-# What numpy's parser lets through, which evaluates the header as a Python literal. A deeply
-# nested one ends in RecursionError or, from the parser's own stack limit, MemoryError.
-_HEADER_DAMAGE = (
-    LookupError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    tokenize.TokenError,
-)
-
-
-class Member(NamedTuple):
-    """An array in an archive as its header describes it; the data start at byte `offset`."""
-
-    name: str
-    info: zipfile.ZipInfo
-    offset: int
-    shape: Shape
-    dtype: np.dtype[Any]
-    fortran: bool
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of data that the header declares."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def check_size(self, found: int) -> None:
-        """Raise DataFormatError unless the header declares `found` bytes of data."""
-        if found != self.nbytes:
-            raise DataFormatError(
-                f"{self.name}: expected {self.nbytes} bytes of data, as its header declares by "
-                f"shape {self.shape} and dtype {self.dtype}, found {found}"
-            )
-
-
-class Archive:
-    """The arrays of an .npz archive."""
-
-    def __init__(self, stream: IO[bytes], source: str) -> None:
-        """Read the directory of an archive; `source` is its name in messages.
-
-        Raises:
-            DataFormatError: the stream is not a zip archive, or lists a name twice.
-        """
-        self._source = source
-        with _refusing_damage(source):
-            self._zip = zipfile.ZipFile(stream)
-        self._infos: dict[str, zipfile.ZipInfo] = {}
-        for info in self._zip.infolist():
-            if info.filename in self._infos:
-                raise DataFormatError(
-                    f"{source}: expected every member once, found {info.filename} twice"
-                )
-            self._infos[info.filename] = info
-
-    def __contains__(self, array: str) -> bool:
-        """Tell whether the archive lists an array of this name."""
-        return f"{array}.npy" in self._infos
-
-    def member(self, array: str, types: tuple[str, ...]) -> Member:
-        """Return the description of an array after checking it against the directory.
-
-        Raises:
-            DataFormatError: the member is missing, damaged, not of one of the `types`, or not of
-                the size that its header declares.
-        """
-        name = f"{self._source}: {array}.npy"
-        if array not in self:
-            present = ", ".join(sorted(self._infos)) or "no members"
-            raise DataFormatError(f"{name}: expected this member, found {present}")
-        info = self._infos[f"{array}.npy"]
-        if info.compress_type not in _METHODS or info.flag_bits & _ENCRYPTED:
-            raise DataFormatError(
-                f"{name}: expected a stored or deflated member, found compression method "
-                f"{info.compress_type} and flags {info.flag_bits:#x}"
-            )
-        with _refusing_damage(name), self._open(info) as stream:
-            head = stream.read(_HEAD_BYTES)
-        member = _describe(name, info, head)
-        if member.dtype.name not in types:
-            raise DataFormatError(
-                f"{name}: expected dtype {' or '.join(types)}, found {member.dtype}"
-            )
-        if min(member.shape, default=1) < 1:
-            raise DataFormatError(f"{name}: expected some data, found empty shape {member.shape}")
-        member.check_size(max(info.file_size - member.offset, 0))
-        return member
-
-    def read(self, member: Member) -> npt.NDArray[Any]:
-        """Return the array, writable, C-contiguous and in native byte order.
-
-        Raises:
-            DataFormatError: the member holds less or more than declared, or fails its checksum.
-        """
-        with _refusing_damage(member.name), self._open(member.info) as stream:
-            stream.read(member.offset)
-            data = read_bounded(stream, member.nbytes + 1)
-        member.check_size(len(data))
-        array = np.frombuffer(data, member.dtype)
-        return native(array.reshape(member.shape, order="F" if member.fortran else "C"))
-
-    def _open(self, info: zipfile.ZipInfo) -> IO[bytes]:
-        # zipfile stops at the size in the directory without a word, also where the data go on.
-        # With room beyond that size it runs into the real end of the data and compares their
-        # checksum there, or hands out the byte too many.
-        longer = copy.copy(info)
-        longer.file_size += _ROOM_BYTES
-        return self._zip.open(longer)
-
-
-@contextmanager
-def _refusing_damage(name: str) -> Iterator[None]:
-    try:
-        yield
-    except _ZIP_DAMAGE as error:
-        raise DataFormatError(
-            f"{name}: expected an intact .npz archive, found damage ({error})"
-        ) from error
-
-
-def _describe(name: str, info: zipfile.ZipInfo, head: bytes) -> Member:
-    stream = io.BytesIO(head)
-    try:
-        version = npy.read_magic(stream)
-        # Later versions exist for field names, which no supported dtype has.
-        readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        shape, fortran, dtype = readers[version](stream)
-    except _HEADER_DAMAGE as error:
-        raise DataFormatError(
-            f"{name}: expected an .npy header of version 1.0 or 2.0, found {head[:16]!r} ({error})"
-        ) from error
-    return Member(name, info, stream.tell(), shape, dtype, fortran)
 
 
 def load_npz(path: str | os.PathLike[str], validation: float | None = None) -> Dataset:

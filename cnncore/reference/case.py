@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -37,15 +37,18 @@ class Case:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     step: Mapping[str, Any] = field(default_factory=dict)
 
-    def make(self, dtype: str, seed: int = 0) -> dict[str, Array]:
-        """The arguments, the same for the same seed."""
+    def make(self, dtype: str, fixed: Collection[str] = (), seed: int = 0) -> dict[str, Array]:
+        """The arguments, the same for the same seed; those in `fixed` keep their own dtype."""
         random = np.random.RandomState(seed)
-        return {name: _draw(random, what, dtype) for name, what in self.arrays.items()}
+        return {
+            name: _draw(random, what, "float64" if name in fixed else dtype)
+            for name, what in self.arrays.items()
+        }
 
 
 def _draw(random: np.random.RandomState, what: Shape | Draw | Array, dtype: str) -> Array:
     if isinstance(what, np.ndarray):
-        return what
+        return what.astype(dtype) if what.dtype.kind == "f" else what
     draw = what if isinstance(what, Draw) else Draw(what)
     if draw.kind == "integers":
         return random.randint(0, draw.high, draw.shape).astype(np.int64)

@@ -1,0 +1,170 @@
+"""From declarations to plans: what a net, a loss and an update rule become for each purpose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from . import fuse
+from .layers.containers import Sequential, emit_all
+from .losses import Loss
+from .plan import (
+    ARENA, BATCH, BOUND, CONSTANTS, GRADIENTS, PARAMETERS, Builder, Op, Plan, Tensor, backward,
+    segments,
+)  # fmt: skip
+from .program import Program
+from .shapes import Shape
+from .updates import Update
+from .vector import Layout
+
+# How many architectures, and programs over all of them, are remembered.
+REMEMBERED = 64
+
+
+@lru_cache(REMEMBERED)
+def architecture(net: Sequential, input_shape: Shape, dtype: str) -> Architecture:
+    return Architecture(net, input_shape, dtype)
+
+
+@lru_cache(4 * REMEMBERED)
+def program(of: Architecture, purpose: Purpose) -> Program:
+    return Program(of.plan(purpose))
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a plan is for.
+
+    kind: "scores" or "probabilities" (forward at test time), "evaluate" (scores and loss),
+    "gradients" (loss and gradients, nothing updated) or "train"."""
+
+    kind: str
+    capacity: int
+    isa: str
+    loss: Loss | None = None
+    l2: float = 0.0
+    update: Update | None = None  # with its lr left out of account
+    input_gradient: bool = False
+    keep: tuple[str, ...] = ()  # layers whose outputs survive the step
+
+
+def training(capacity: int, isa: str, loss: Loss, l2: float, update: Update) -> Purpose:
+    """The purpose of a training plan: the learning rate is data, never part of a plan."""
+    return Purpose("train", capacity, isa, loss, l2, replace(update, lr=0.0))
+
+
+class Architecture:
+    """A net for inputs of one shape and dtype: its parameters, and its plans for any purpose."""
+
+    def __init__(self, net: Sequential, input_shape: Shape, dtype: str) -> None:
+        self.net, self.input_shape, self.dtype = net, input_shape, dtype
+        builder = Builder(1, dtype, training=True)
+        x = builder.tensor("x", (BATCH, *input_shape))
+        self.scores = self._emit(builder, x)
+        self.layers = builder.layers
+        self.forward_ops = builder.ops
+        self.parameters = Layout(builder.parameters)
+        self.statistics = Layout(builder.statistics)
+
+    def _emit(self, builder: Builder, x: Tensor) -> Tensor:
+        scores = emit_all(self.net.layers, builder, x)
+        if len(scores.shape) != 2:
+            raise ValueError(
+                f"the net gives {scores.shape[1:]} an example, expected scores (classes,): "
+                f"end it with Flatten() or GlobalAvgPool2d() and an Affine layer"
+            )
+        return scores
+
+    @property
+    def layouts(self) -> tuple[Layout, Layout]:
+        return self.parameters, self.statistics
+
+    @property
+    def classes(self) -> int:
+        return self.scores.shape[1]
+
+    @cached_property
+    def activation_bytes(self) -> int:
+        """Of all tensors a training step keeps, for one example."""
+        roots = {t.root for op in self.forward_ops for t in op.tensors.values()}
+        return sum(t.size for t in roots if t.base == ARENA)
+
+    def plan(self, purpose: Purpose) -> Plan:
+        train = purpose.kind in ("train", "gradients")
+        builder = Builder(purpose.capacity, self.dtype, train)
+        labelled = purpose.kind not in ("scores", "probabilities")
+        x, target = self._gather(builder, labelled)
+        scores = self._emit(builder, x)
+        results: dict[str, Tensor] = {}
+        named = {"x": x, "scores": scores}
+        if labelled:
+            assert purpose.loss is not None
+            results["data_loss"] = purpose.loss.emit(builder, scores, target)
+        plain = builder.ops
+        constants = b""
+        if train:
+            wanted = [x] if purpose.input_gradient else []
+            made, gradients = backward(plain, results["data_loss"], wanted, self.dtype)
+            plain = plain + made
+            if purpose.input_gradient:
+                named["dx"] = gradients[x.root]
+            constants = self._add_tail(builder, plain, purpose, results)
+        else:
+            out = builder.apply("softmax", x=scores)["y"] if purpose.kind == "probabilities" else scores
+            result = Tensor("y", (1, *out.shape[1:]), self.dtype, BOUND)
+            plain.append(Op("output", "forward", {"x": out}, {"y": result}))
+        outputs = {path: y for path, _, y in builder.layers}
+        keep = tuple(outputs[path] for path in purpose.keep) + (
+            (named["dx"],) if purpose.input_gradient else ()
+        )
+        return Plan(
+            fuse.fuse(plain, keep), plain, purpose.capacity, self.dtype, purpose.isa, results,
+            purpose.update.states if purpose.update else (), keep, constants, not train,
+            named | {path: outputs[path] for path in purpose.keep},
+        )  # fmt: skip
+
+    def _gather(self, builder: Builder, labelled: bool) -> tuple[Tensor, Tensor]:
+        """The plan's first op: a batch of examples, in the dtype of the net."""
+        x = builder.tensor("x", (BATCH, *self.input_shape))
+        target = builder.tensor("target", (BATCH,), "int64")
+        data = Tensor("data", (1, *self.input_shape), "float32", BOUND)
+        inputs, outputs = {"data": data}, {"x": x}
+        if labelled:
+            inputs["labels"] = Tensor("labels", (1,), "int64", BOUND)
+            outputs["target"] = target
+        classes = {"classes": self.classes}
+        builder.ops.append(Op("gather", "forward", inputs, outputs, classes))
+        return x, target
+
+    def _add_tail(
+        self, builder: Builder, ops: list[Op], purpose: Purpose, results: dict[str, Tensor]
+    ) -> bytes:
+        """What works on whole vectors: penalty, guard, update; then the running averages."""
+        size = (max(self.parameters.size, 1),)
+        w = Tensor("w", size, self.dtype, PARAMETERS)
+        dw = Tensor("dw", size, self.dtype, GRADIENTS)
+        table = segments(list(self.parameters.entries.values()), purpose.l2)
+        segment = Tensor("segments", table.shape, "float64", CONSTANTS)
+        tail = builder.ops = []
+        if purpose.l2:
+            penalty = builder.apply("l2_penalty", w=w, segments=segment)["penalty"]
+            results["penalty"] = penalty
+        if purpose.kind == "train":
+            assert purpose.update is not None
+            builder.apply("guard", loss=results["data_loss"], dw=dw)
+            vectors = {name: replace(w, name=name, base=name) for name in purpose.update.states}
+            attributes = purpose.update.attributes()
+            builder.apply(
+                purpose.update.op, w=w, dw=dw, segments=segment, **vectors, **attributes
+            )
+            tail.extend(builder.late)
+        elif purpose.l2:
+            inputs = {"w": w, "segments": segment, "dw": dw}
+            tail.append(Op("l2_penalty", "backward", inputs, {"dw": dw}))
+        ops.extend(tail)
+        return np.ascontiguousarray(table).tobytes()
+
+

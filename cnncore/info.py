@@ -1,0 +1,123 @@
+"""What this installation is and what it runs on; how many threads, and why."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import _core, levels
+from .shapes import integer
+
+MOST_THREADS = 1024
+
+
+@cache
+def version() -> str:
+    return metadata.version("cnncore")
+
+
+def set_num_threads(threads: int) -> None:
+    """Runs use this many threads from now on, in the whole process. Results do not depend on it.
+
+    The default is the least of OpenMP's own (OMP_NUM_THREADS), the processors this process may run
+    on, and the container's quota. An OpenMP limit lowered later in a thread (threadpoolctl) holds
+    for that thread."""
+    _core.set_threads(integer("threads", threads, 1, MOST_THREADS))
+
+
+def get_num_threads() -> int:
+    """Threads that a run from here would use."""
+    size: int = _core.team_size()
+    return size
+
+
+def cgroup_quota(root: Path = Path("/")) -> int | None:
+    """Whole processors that the control group of this process allows, or None.
+
+    Reads cpu.max (version 2) or cpu.cfs_quota_us (version 1), here and in the groups above."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    quotas = [q for line in lines for q in _group_quotas(root, line)]
+    return min(quotas, default=None)
+
+
+def _group_quotas(root: Path, line: str) -> list[int]:
+    number, controllers, group = (line.split(":", 2) + ["", ""])[:3]
+    if number == "0":
+        base = root / "sys/fs/cgroup"
+    elif "cpu" in controllers.split(","):
+        base = root / "sys/fs/cgroup" / controllers
+        base = base if base.is_dir() else root / "sys/fs/cgroup/cpu"
+    else:
+        return []
+    # Inside a container the path may be the host's: the mount itself is then the group.
+    names = group.strip("/").split("/") if group.strip("/") else []
+    groups = [base.joinpath(*names[:i]) for i in range(len(names) + 1)]
+    return [q for g in groups if (q := _quota(g)) is not None]
+
+
+def _quota(group: Path) -> int | None:
+    try:
+        if (group / "cpu.max").exists():
+            limit, period = (group / "cpu.max").read_text().split()[:2]
+        else:
+            limit = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
+        if limit == "max" or int(limit) <= 0:
+            return None
+        return max(1, int(limit) // int(period))
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def thread_source() -> str:
+    """Where the number of threads comes from."""
+    limits = _core.limits()
+    if limits["requested"]:
+        return "set_num_threads"
+    known = {
+        "OpenMP's default (OMP_NUM_THREADS or the processors)": limits["openmp"],
+        "processors this process may run on": limits["affinity"],
+        "the control group's quota": limits["quota"] or MOST_THREADS,
+        "OMP_THREAD_LIMIT": limits["limit"],
+    }
+    return min(known, key=lambda name: known[name])
+
+
+def openmp_runtime() -> str:
+    """The OpenMP runtime loaded with the kernels, as the dynamic linker found it."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return "unknown"
+    names = ("libgomp", "libomp", "libiomp")
+    files = {line.split()[-1] for line in maps.splitlines() if "/" in line}
+    return ", ".join(sorted(f for f in files if Path(f).name.startswith(names))) or "none"
+
+
+def info() -> dict[str, Any]:
+    """Version, compiler, flags, instruction set in use and available, threads and their source,
+    and the OpenMP runtime."""
+    import numpy as np
+
+    build = _core.build_info()
+    return {
+        "version": version(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "compiler": build["compiler"],
+        "flags": build["flags"],
+        "isa": levels.DEFAULT,
+        "isas": levels.available(),
+        "threads": get_num_threads(),
+        "threads_from": thread_source(),
+        "openmp": openmp_runtime(),
+    }
+
+
+_core.set_quota(cgroup_quota() or 0)

@@ -1,0 +1,95 @@
+"""The funnel through which users' arrays enter: checked, contiguous, NHWC, or a clear exception.
+
+Values (finite, labels in range) are checked later, by the op that gathers a batch, in the pass that
+reads them anyway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .reference.case import Array
+from .shapes import Shape
+
+LAYOUTS = ("nhwc", "nchw")
+
+
+def input_shape(shape: Any, layout: str) -> Shape:
+    """An example's shape as the plan has it: (h, w, c) or (d,)."""
+    if layout not in LAYOUTS:
+        raise ValueError(f'input_layout must be "nhwc" or "nchw", not {layout!r}')
+    values = (shape,) if isinstance(shape, int) else tuple(shape)
+    if len(values) not in (1, 3) or not all(
+        isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 1 for v in values
+    ):
+        raise ValueError(
+            f"input_shape must be (d,) or (h, w, c), (c, h, w) for nchw, of positive integers, "
+            f"not {shape!r}"
+        )
+    values = tuple(int(v) for v in values)
+    if layout == "nchw" and len(values) == 3:
+        values = (values[1], values[2], values[0])
+    return values
+
+
+def examples(name: str, x: Any, expected: Shape, layout: str, dtype: str) -> Array:
+    """Examples (n, *expected), contiguous, uint8, float32 or float64; a copy only where needed.
+
+    A missing channel axis is accepted where there is one channel."""
+    array = _as_array(name, x)
+    if array.dtype.kind == "f" and array.dtype.name not in ("float32", "float64"):
+        array = array.astype(dtype)
+    if array.dtype.name not in ("uint8", "float32", "float64"):
+        raise TypeError(
+            f"{name} has dtype {array.dtype}; expected uint8, which means x / 255, or floats, "
+            f"which are taken as they are (x.astype('{dtype}') converts)"
+        )
+    given = (expected[2], *expected[:2]) if layout == "nchw" and len(expected) == 3 else expected
+    shape = array.shape[1:]
+    if array.ndim == 0 or (shape != given and not (len(given) == 3 and _channel_missing(shape, expected))):
+        raise ValueError(f"{name} has shape {array.shape}, expected (n, {', '.join(map(str, given))})")
+    if len(array) == 0:
+        raise ValueError(f"{name} has shape {array.shape}, which holds no example")
+    if shape == given and given != expected:
+        array = np.moveaxis(array, 1, -1)
+    array = array.reshape(len(array), *expected)
+    return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+
+
+def _channel_missing(shape: Shape, expected: Shape) -> bool:
+    return expected[2] == 1 and shape == expected[:2]
+
+
+def class_labels(name: str, y: Any, count: int, classes: int) -> Array:
+    """Class indices (count,) as int64; every integer dtype is taken, nothing else."""
+    array = _as_array(name, y)
+    if array.dtype.kind not in "iu":
+        hint = {
+            "f": "y.astype(int), if these are whole numbers",
+            "b": "y.astype(int)",
+            "U": "numpy.unique(y, return_inverse=True)[1]",
+            "S": "numpy.unique(y, return_inverse=True)[1]",
+            "O": "numpy.unique(y, return_inverse=True)[1]",
+        }.get(array.dtype.kind, "y.astype(int)")
+        raise TypeError(f"{name} has dtype {array.dtype}, expected integer class indices: {hint}")
+    if array.shape != (count,):
+        extra = "; one-hot rows become indices with y.argmax(axis=1)" if array.ndim == 2 else ""
+        raise ValueError(f"{name} has shape {array.shape}, expected ({count},){extra}")
+    wrong = np.flatnonzero((array < 0) | (array >= classes))
+    if len(wrong):
+        row = wrong[0]
+        raise ValueError(
+            f"{name}[{row}] is {array[row]}, expected a class index in 0 .. {classes - 1}"
+        )
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _as_array(name: str, value: Any) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not an array: {error}") from None
+    if array.dtype.kind in "OSUmMVc" and name[:1] != "y":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected numbers")
+    return array

@@ -1,0 +1,29 @@
+"""Layers: frozen declarations. The names here are the closed registry that files may name."""
+
+from .activations import ReLU
+from .affine import Affine
+from .base import Layer
+from .batchnorm import BatchNorm
+from .containers import Residual, Sequential
+from .conv2d import Conv2d
+from .dropout import Dropout
+from .flatten import Flatten
+from .pooling import GlobalAvgPool2d, MaxPool2d
+
+__all__ = [
+    "Affine",
+    "BatchNorm",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "Layer",
+    "MaxPool2d",
+    "ReLU",
+    "Residual",
+    "Sequential",
+]
+
+REGISTRY: dict[str, type[Layer]] = {
+    name: globals()[name] for name in __all__ if name != "Layer"
+}

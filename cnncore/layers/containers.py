@@ -1,0 +1,86 @@
+"""Layers of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..plan import Builder, Tensor
+from .base import Layer, emit_leaf
+
+
+def as_layers(where: str, layers: Any) -> tuple[Layer, ...]:
+    if isinstance(layers, Layer):
+        return (layers,)
+    if not isinstance(layers, (list, tuple)):
+        raise TypeError(f"{where} must be a list of layers, not {type(layers).__name__}")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            kind = layer.__name__ if isinstance(layer, type) else type(layer).__name__
+            hint = f"; write {kind}(...)" if isinstance(layer, type) else ""
+            raise TypeError(f"{where}[{i}] must be a layer, not {kind}{hint}")
+    return tuple(layers)
+
+
+def emit_all(layers: Sequence[Layer], net: Builder, x: Tensor) -> Tensor:
+    """One after the other. Each learns whether a ReLU follows before the next weights."""
+    outer = net.rectified
+    for i, layer in enumerate(layers):
+        following = (after.rectifies for after in layers[i + 1 :])
+        net.rectified = next((r for r in following if r is not None), outer)
+        with net.scope(layer.name or str(i)):
+            x = layer.emit(net, x) if isinstance(layer, Container) else emit_leaf(layer, net, x)
+    net.rectified = outer
+    return x
+
+
+class Container(Layer):
+    """A layer whose emit emits other layers."""
+
+
+@dataclass(frozen=True)
+class Sequential(Container):
+    """Layers one after the other. A layer's path is its name or its position: "0.w", "4.0.w"."""
+
+    layers: tuple[Layer, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layers", as_layers("Sequential", self.layers))
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        return emit_all(self.layers, net, x)
+
+
+@dataclass(frozen=True)
+class Residual(Container):
+    """y = body(x) + shortcut(x) (He et al. 2016); without a shortcut, y = body(x) + x.
+
+    Paths: "4.0.w" for the body's first layer, "4.shortcut.0.w" for the shortcut's."""
+
+    body: tuple[Layer, ...] = ()
+    shortcut: tuple[Layer, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "body", as_layers("Residual body", self.body))
+        if not self.body:
+            raise ValueError("Residual needs a body of at least one layer")
+        if self.shortcut is not None:
+            object.__setattr__(self, "shortcut", as_layers("Residual shortcut", self.shortcut))
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        y = emit_all(self.body, net, x)
+        short = x
+        if self.shortcut:
+            with net.scope("shortcut"):
+                short = emit_all(self.shortcut, net, x)
+        if y.shape[1:] != short.shape[1:]:
+            raise ValueError(
+                f"layer {net.path!r} (Residual): the body gives {y.shape[1:]} an example, "
+                f"the shortcut {short.shape[1:]}; they must be equal"
+            )
+        y = net.apply("add", x0=y, x1=short)["y"]
+        net.layers.append((net.path, "Residual", y))
+        return y

@@ -1,0 +1,41 @@
+"""Pooling layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..plan import Builder, Tensor
+from ..shapes import pair
+from .base import Layer
+
+
+@dataclass(frozen=True)
+class MaxPool2d(Layer):
+    """Largest value of each window; the first in row order wins a tie.
+
+    size and stride (default: size): an integer or (vertical, horizontal); padding as in `Conv2d`
+    but smaller than the window; it never wins. Source: cs231n, convolutional networks."""
+
+    size: Any = 2
+    stride: Any = None
+    padding: Any = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "size", pair("size", self.size))
+        if self.stride is not None:
+            object.__setattr__(self, "stride", pair("stride", self.stride))
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        return net.apply(
+            "max_pool2d", x=x, size=self.size, stride=self.stride, padding=self.padding
+        )["y"]
+
+
+@dataclass(frozen=True)
+class GlobalAvgPool2d(Layer):
+    """Mean of each channel over all pixels: (h, w, c) to (c,) (Lin et al. 2013)."""
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        return net.apply("global_avg_pool2d", x=x)["y"]

@@ -1,0 +1,292 @@
+"""A net with parameters: what users hold."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import config, files, inputs, levels, losses
+from .architecture import Architecture, Purpose, architecture, program
+from .info import version
+from .layers import Sequential
+from .npz import DataFormatError
+from .plan import GRADIENTS, PARAMETERS, STATISTICS, Plan, op_cost
+from .program import Batches, Runner
+from .reference.case import Array
+from .shapes import integer
+from .updates import L2
+from .vector import Vector
+
+DTYPES = ("float32", "float64")
+EVALUATION_BATCH = 256
+# Running copies of a prediction plan that a model keeps for its threads.
+POOL = 4
+
+
+class Model:
+    """A net for inputs of one shape, with its parameters, statistics and loss.
+
+    net: `Sequential` or a list of layers. input_shape: of one example, (d,) or (h, w, c), or
+    (c, h, w) with input_layout="nchw". loss: "softmax" or a Loss. regularization: None or L2.
+    seed: of the initial weights. dtype: "float32" or "float64". isa: instruction set (default: the
+    best available).
+
+    Inputs are uint8, meaning x / 255, or floats, taken as they are. Raises ValueError or TypeError
+    naming the layer or argument."""
+
+    def __init__(
+        self, net: Any, input_shape: Any, loss: Any = "softmax", regularization: L2 | None = None,
+        seed: int = 0, dtype: str = "float32", input_layout: str = "nhwc", isa: str | None = None,
+    ) -> None:  # fmt: skip
+        if not isinstance(net, Sequential):
+            net = Sequential(net)
+        if str(np.dtype(dtype) if isinstance(dtype, (type, np.dtype)) else dtype) not in DTYPES:
+            raise ValueError(f"dtype must be float32 or float64, not {dtype!r}")
+        if regularization is not None and not isinstance(regularization, L2):
+            raise TypeError(f"regularization must be None or L2(strength), not {regularization!r}")
+        self.net = net
+        self.loss = losses.resolve(loss)
+        self.regularization = regularization
+        self.seed = integer("seed", seed, 0, 2**64 - 1)
+        self.dtype = np.dtype(dtype).name
+        self.input_layout = input_layout
+        self.isa = levels.choose(isa)
+        shape = inputs.input_shape(input_shape, input_layout)
+        self.given_shape = [input_shape] if isinstance(input_shape, int) else list(input_shape)
+        self._architecture = architecture(net, shape, self.dtype)
+        self.parameters = Vector(self._architecture.parameters, self.dtype)
+        self.statistics = Vector(self._architecture.statistics, self.dtype)
+        self._pool: dict[Purpose, list[Runner]] = {}
+        self.initialize(self.seed)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one example, as the net sees it: (d,) or (h, w, c)."""
+        return self._architecture.input_shape
+
+    @property
+    def classes(self) -> int:
+        return self._architecture.classes
+
+    @property
+    def l2(self) -> float:
+        return self.regularization.strength if self.regularization else 0.0
+
+    def initialize(self, seed: int) -> None:
+        """Draws all parameters anew and resets the statistics."""
+        for vector in (self.parameters, self.statistics):
+            assert vector.layout is not None
+            for path, entry in vector.layout.entries.items():
+                constant = isinstance(entry.fill, float)
+                value = entry.fill if constant else entry.fill.draw(seed, path, entry.shape)
+                vector.part(path)[...] = value
+
+    def __getitem__(self, path: str) -> Array:
+        """View of the parameter or statistic at a path, such as "0.w"; writing changes the model."""
+        if path in self._architecture.statistics:
+            return self.statistics.part(path)
+        return self.parameters.part(path)
+
+    def paths(self) -> tuple[str, ...]:
+        return (*self._architecture.parameters, *self._architecture.statistics)
+
+    @property
+    def vectors(self) -> dict[str, Array]:
+        return {PARAMETERS: self.parameters, STATISTICS: self.statistics}
+
+    def examples(self, x: Any, name: str = "x") -> Array:
+        """x checked and brought into the form that plans read."""
+        return inputs.examples(name, x, self.input_shape, self.input_layout, self.dtype)
+
+    def labels(self, y: Any, count: int, name: str = "y") -> Array:
+        return inputs.class_labels(name, y, count, self.classes)
+
+    def scores(self, x: Any, batch_size: int = EVALUATION_BATCH) -> Array:
+        """(n, classes): what the net gives, before the softmax."""
+        return self._forward("scores", self.examples(x), batch_size)
+
+    def predict_proba(self, x: Any, batch_size: int = EVALUATION_BATCH) -> Array:
+        """(n, classes): softmax of the scores."""
+        return self._forward("probabilities", self.examples(x), batch_size)
+
+    def predict(self, x: Any, batch_size: int = EVALUATION_BATCH) -> Array:
+        """(n,): the class with the largest score, int64."""
+        return self.scores(x, batch_size).argmax(axis=1)
+
+    def evaluate(self, x: Any, y: Any, batch_size: int = EVALUATION_BATCH) -> dict[str, float]:
+        """{"accuracy": share of right predictions, "loss": mean data loss, without penalty}."""
+        data = self.examples(x)
+        labels = self.labels(y, len(data))
+        return self.evaluate_checked(data, labels, batch_size)
+
+    def evaluate_checked(
+        self, data: Array, labels: Array, batch_size: int = EVALUATION_BATCH
+    ) -> dict[str, float]:
+        losses_and_sizes: list[tuple[Array, Array]] = []
+        scores = self._forward("evaluate", data, batch_size, labels, losses_and_sizes)
+        total = sum(float((loss[:, 0] * sizes).sum()) for loss, sizes in losses_and_sizes)
+        right = int((scores.argmax(axis=1) == labels).sum())
+        return {"accuracy": right / len(data), "loss": total / len(data)}
+
+    def _forward(
+        self, kind: str, data: Array, batch_size: int, labels: Array | None = None,
+        log: list[tuple[Array, Array]] | None = None,
+    ) -> Array:  # fmt: skip
+        loss = self.loss if kind == "evaluate" else None
+        capacity = integer("batch_size", batch_size)
+        purpose = Purpose(kind, capacity, self.isa, loss)
+        out = np.empty((len(data), self.classes), self.dtype)
+        pool = self._pool.setdefault(purpose, [])
+        try:
+            runner = pool.pop()
+        except IndexError:
+            runner = Runner(program(self._architecture, purpose), self.vectors)
+        arrays = {"data": data, "y": out}
+        if labels is not None:
+            arrays["labels"] = labels
+        runner.bind(arrays)
+        try:
+            done = 0
+            while done < len(data):
+                batches = Batches.in_order(done, len(data), capacity)
+                results = runner.run(batches)
+                sizes = batches.sizes[: len(results)]
+                if log is not None:
+                    log.append((results, sizes))
+                done += int(sizes.sum())
+        finally:
+            runner.release()
+            if len(pool) < POOL:
+                pool.append(runner)
+        return out
+
+    def loss_and_gradients(self, x: Any, y: Any, t: int = 1) -> tuple[float, Vector]:
+        """(loss, gradients) of one batch in training mode, penalty included; nothing is updated.
+
+        Batch statistics are this batch's, dropout masks those of iteration t. The gradients are a
+        flat vector with the same paths as the parameters."""
+        data = self.examples(x)
+        labels = self.labels(y, len(data))
+        runner, gradients = self.gradient_runner(len(data))
+        runner.bind({"data": data, "labels": labels})
+        batches = Batches(
+            np.array([len(data)]), np.arange(len(data)), np.zeros(1), t, self.seed
+        )
+        results = runner.run(batches)
+        runner.release()
+        return float(results.sum()), gradients
+
+    def gradient_runner(
+        self, capacity: int, *, input_gradient: bool = False
+    ) -> tuple[Runner, Vector]:
+        """A plan that differentiates the loss, and the vector it writes the gradients to."""
+        purpose = Purpose(
+            "gradients", capacity, self.isa, self.loss, self.l2, input_gradient=input_gradient
+        )
+        gradients = Vector(self._architecture.parameters, self.dtype)
+        made = program(self._architecture, purpose)
+        return Runner(made, self.vectors | {GRADIENTS: gradients}), gradients
+
+    def plan(self, kind: str = "scores", batch_size: int = EVALUATION_BATCH) -> Plan:
+        """The plan for "scores", "probabilities", "evaluate" or "gradients"; print it to read it."""
+        purpose = Purpose(kind, batch_size, self.isa, self.loss, self.l2)
+        return program(self._architecture, purpose).plan
+
+    def summary(self) -> str:
+        """Layers with output shapes, parameters and FLOPs of one example forward; and the memory
+        that one example's activations take in training."""
+        flops: dict[str, int] = {}
+        for op in self._architecture.forward_ops:
+            flops[op.layer] = flops.get(op.layer, 0) + op_cost(op)[0]
+        layout = self._architecture.parameters
+        counts = {
+            path: sum(e.length for e in layout.entries.values() if e.path.rpartition(".")[0] == path)
+            for path, _, _ in self._architecture.layers
+        }
+        rows = [("layer", "type", "output", "parameters", "FLOPs")]
+        rows += [
+            (path, kind, str(y.shape[1:]), f"{counts[path]:,}", f"{flops.get(path, 0):,}")
+            for path, kind, y in self._architecture.layers
+        ]
+        return _table(rows) + (
+            f"\n{layout.count:,} parameters, {sum(flops.values()):,} FLOPs forward and "
+            f"{self._architecture.activation_bytes / 1024:,.1f} KiB of activations an example, "
+            f"{self.dtype}, {self.isa}"
+        )
+
+    def save(self, path: Any) -> None:
+        """Writes parameters, statistics and configuration to one file; see `cnncore.load`.
+
+        Raises OSError if it cannot be written; what was there before then remains."""
+        meta = {
+            "version": version(),
+            "net": config.to_json(self.net),
+            "loss": config.to_json(self.loss),
+            "regularization": config.to_json(self.regularization),
+            "input_shape": self.given_shape,
+            "input_layout": self.input_layout,
+            "dtype": self.dtype,
+            "seed": self.seed,
+        }
+        files.save(path, meta, {path: self[path] for path in self.paths()})
+
+    def weights_sha256(self) -> str:
+        """SHA-256 over the little-endian parameters in path order, then the statistics."""
+        return files.digest(
+            self[path] for layout in self._architecture.layouts for path in sorted(layout)
+        )
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._architecture
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """The model that `Model.save` wrote.
+
+    Raises DataFormatError, a ValueError, naming the file and what is wrong with it; OSError if it
+    cannot be opened."""
+    source = os.fspath(path)
+    with open(source, "rb") as stream:
+        file = files.ModelFile(stream, source)
+        try:
+            arguments = _arguments(file.meta)
+            shape = inputs.input_shape(arguments["input_shape"], arguments["input_layout"])
+            made = architecture(arguments["net"], shape, arguments["dtype"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataFormatError(f"{source}: its configuration is wrong: {error}") from None
+        shapes = {path: layout.shape(path) for layout in made.layouts for path in layout}
+        # Read before the model takes memory: what is not in the file is not allocated.
+        arrays = file.arrays(shapes, arguments["dtype"])
+        model = Model(**arguments)
+    for name, array in arrays.items():
+        model[name][...] = array
+    return model
+
+
+def _arguments(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Model's arguments from a file's meta; KeyError, TypeError or ValueError if they are not."""
+    declarations = {n: config.from_json(meta[n]) for n in ("net", "loss", "regularization")}
+    if not isinstance(declarations["net"], Sequential):
+        raise ValueError("net is not a Sequential")
+    shape = meta["input_shape"]
+    if not isinstance(shape, list):
+        raise TypeError("input_shape is not a list")
+    if meta["dtype"] not in DTYPES:
+        raise ValueError(f"dtype {meta['dtype']!r} is unknown")
+    rest = {n: meta[n] for n in ("dtype", "seed", "input_layout")}
+    return declarations | rest | {"input_shape": tuple(shape)}
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,314 @@
+"""Minibatch training: the loop of cs231n's Solver, with exact resumption and safe endings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .architecture import program, training
+from .model import EVALUATION_BATCH, Model
+from .plan import GRADIENTS
+from .program import Batches, Runner
+from .progress import Progress
+from .reference import philox
+from .reference.case import Array
+from .shapes import integer, number
+from .updates import Update, check_lr
+from .vector import Vector
+
+# Steps of one run at most; a run ends sooner when its time slice is over.
+LONGEST_RUN = 256
+
+
+class Step(NamedTuple):
+    """What one iteration did. `epoch` counts from 1; `loss` is data loss plus penalty."""
+
+    iteration: int
+    epoch: int
+    loss: float
+    data_loss: float
+    lr: float
+    epoch_end: bool
+
+
+class Solver:
+    """Trains a model on minibatches.
+
+    train, validation: (x, y), or None. update: SGD, Momentum or Adam. Exactly one of num_epochs
+    and num_iterations. sampling: "shuffle", each epoch a new order of all examples, or
+    "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep" the partial
+    batch at an epoch's end. lr_decay multiplies lr at each epoch's end. num_train_samples: train
+    accuracy is checked on that many. restore: at any ending the model gets the "best" parameters
+    and statistics by validation accuracy, or the "last". verbose: None shows progress in a terminal
+    after two seconds.
+
+    Without train, a solver only steps: `step(x, y)`.
+
+    `for step in solver` yields a Step after each iteration; between them `solver.lr` may be set.
+    Raises ValueError or TypeError naming the argument; DivergenceError from a step whose loss or
+    gradient is not finite, which then has changed nothing."""
+
+    def __init__(
+        self,
+        model: Model,
+        train: Any = None,
+        validation: Any = None,
+        update: Update | None = None,
+        batch_size: int = 100,
+        num_epochs: int | None = None,
+        num_iterations: int | None = None,
+        sampling: str = "shuffle",
+        last_batch: str = "drop",
+        lr_decay: float = 1.0,
+        num_train_samples: int = 1000,
+        restore: str = "best",
+        seed: int | None = None,
+        verbose: bool | None = None,
+    ) -> None:
+        if not isinstance(model, Model):
+            raise TypeError(f"model must be a Model, not {type(model).__name__}")
+        if not isinstance(update, Update):
+            hint = f"; write {update.__name__}(lr)" if isinstance(update, type) else ""
+            raise TypeError(f"update must be SGD, Momentum or Adam, not {update!r}{hint}")
+        _one_of("sampling", sampling, ("shuffle", "replacement"))
+        _one_of("last_batch", last_batch, ("drop", "keep"))
+        _one_of("restore", restore, ("best", "last"))
+        if model.architecture.parameters.count == 0:
+            raise ValueError("the model has no parameters to train")
+        self.model, self.update = model, update
+        self.batch_size = integer("batch_size", batch_size)
+        self.sampling, self.last_batch, self.restore = sampling, last_batch, restore
+        self.lr_decay = number("lr_decay", lr_decay, 0, inf, open_low=True, open_high=True)
+        self.num_train_samples = integer("num_train_samples", num_train_samples)
+        self.seed = model.seed if seed is None else integer("seed", seed, 0, 2**64 - 1)
+        self.verbose = verbose
+        self.iteration = 0
+        self._lr = update.lr
+        self._take_data(train, validation)
+        self._count_iterations(num_epochs, num_iterations)
+        self.history: dict[str, list[float]] = {
+            name: []
+            for name in (
+                "loss", "data_loss", "penalty", "train_accuracy", "validation_accuracy",
+                "validation_loss", "iterations",
+            )
+        }  # fmt: skip
+        self._best: tuple[float, bytes, bytes] | None = None
+        self._last: tuple[bytes, bytes] | None = None
+        self._order: tuple[int, Array] | None = None
+        self._vectors = {
+            name: Vector(model.architecture.parameters, model.dtype)
+            for name in (GRADIENTS, *update.states)
+        }
+        self._runner: Runner | None = None
+        self._busy = False
+
+    def _take_data(self, train: Any, validation: Any) -> None:
+        self._train = self._validation = None
+        if train is not None:
+            self._train = self._pair("train", train)
+            self.batch_size = min(self.batch_size, len(self._train[0]))
+        if validation is not None:
+            self._validation = self._pair("validation", validation)
+
+    def _pair(self, name: str, pair: Any) -> tuple[Array, Array]:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"{name} must be a pair (x, y)")
+        x = self.model.examples(pair[0], f"{name} x")
+        if pair[1] is None:
+            raise TypeError(f"{name} y is None, expected integer class indices")
+        return x, self.model.labels(pair[1], len(x), f"{name} y")
+
+    def _count_iterations(self, num_epochs: int | None, num_iterations: int | None) -> None:
+        if self._train is None:
+            if num_epochs is not None or num_iterations is not None:
+                raise ValueError("num_epochs and num_iterations need train=(x, y)")
+            self.iterations_per_epoch = self.num_iterations = 0
+            return
+        if (num_epochs is None) == (num_iterations is None):
+            raise ValueError("give exactly one of num_epochs and num_iterations")
+        count = len(self._train[0])
+        whole, rest = divmod(count, self.batch_size)
+        keep = rest > 0 and self.last_batch == "keep" and self.sampling == "shuffle"
+        self.iterations_per_epoch = max(whole, 1) + keep
+        if num_iterations is not None:
+            self.num_iterations = integer("num_iterations", num_iterations)
+        else:
+            assert num_epochs is not None
+            epochs = integer("num_epochs", num_epochs)
+            self.num_iterations = epochs * self.iterations_per_epoch
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step; may be set at any time."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = check_lr(value)
+
+    @property
+    def epoch(self) -> int:
+        """Of the next step, from 1."""
+        return self.iteration // max(self.iterations_per_epoch, 1) + 1
+
+    def train(self, num_epochs: int | None = None) -> dict[str, list[float]]:
+        """Trains to the end, or for `num_epochs` more, and returns the history.
+
+        However it ends (finished, interrupted, diverged), the model then holds what `restore` says
+        and the history what happened; the exception, if any, goes on."""
+        self._need_data()
+        if num_epochs is not None:
+            more = integer("num_epochs", num_epochs) * self.iterations_per_epoch
+            self.num_iterations = self.iteration + more
+        with Progress(self.num_iterations, self.verbose) as progress:
+            try:
+                self._resume()
+                while self.iteration < self.num_iterations:
+                    for step in self._advance(LONGEST_RUN):
+                        progress.show(step, self.history)
+            finally:
+                self._finish()
+        return self.history
+
+    def __iter__(self) -> Iterator[Step]:
+        self._need_data()
+        self._resume()
+        while self.iteration < self.num_iterations:
+            yield from self._advance(1)
+        self._finish()
+
+    def step(self, x: Any, y: Any) -> float:
+        """One training step on this batch; its loss, data loss plus penalty."""
+        data = self.model.examples(x)
+        labels = self.model.labels(y, len(data))
+        if len(data) > self.batch_size:
+            raise ValueError(
+                f"x has {len(data)} examples, more than batch_size = {self.batch_size}"
+            )
+        sizes = np.array([len(data)], np.int64)
+        results = self._run(data, labels, sizes, np.arange(len(data)))
+        self.iteration += 1
+        return float(results[0].sum())
+
+    def _need_data(self) -> None:
+        if self._train is None:
+            raise ValueError("this solver has no data: give train=(x, y), or call step(x, y)")
+
+    def _run(self, data: Array, labels: Array, sizes: Array, index: Array) -> Array:
+        """One run of the tape from the current iteration: results of the steps it did."""
+        if self._busy:
+            raise RuntimeError("this solver is training already, in another thread")
+        self._busy = True
+        try:
+            if self._runner is None:
+                self._runner = self._make_runner()
+            lr = np.full(len(sizes), self._lr)
+            batches = Batches(sizes, index, lr, self.iteration + 1, self.seed)
+            self._runner.bind({"data": data, "labels": labels})
+            try:
+                return self._runner.run(batches)
+            finally:
+                self._runner.release()
+        finally:
+            self._busy = False
+
+    def _make_runner(self) -> Runner:
+        model = self.model
+        purpose = training(self.batch_size, model.isa, model.loss, model.l2, self.update)
+        return Runner(program(model.architecture, purpose), model.vectors | self._vectors)
+
+    def _advance(self, limit: int) -> list[Step]:
+        """Up to `limit` steps, not beyond the epoch's end, and what is due after them."""
+        assert self._train is not None
+        position = self.iteration % self.iterations_per_epoch
+        epoch = self.epoch
+        count = min(
+            limit,
+            self.iterations_per_epoch - position,
+            self.num_iterations - self.iteration,
+            # Accuracy is checked after the very first step.
+            1 if self.iteration == 0 else limit,
+        )
+        sizes, index = self._batches(epoch, position, count)
+        results = self._run(*self._train, sizes, index)
+        steps = []
+        for row in results:
+            self.iteration += 1
+            data_loss, penalty = float(row[0]), float(row[1:].sum())
+            end = self.iteration % self.iterations_per_epoch == 0
+            steps.append(
+                Step(self.iteration, epoch, data_loss + penalty, data_loss, self._lr, end)
+            )
+            self.history["loss"].append(data_loss + penalty)
+            self.history["data_loss"].append(data_loss)
+            self.history["penalty"].append(penalty)
+        last = steps[-1]
+        if last.iteration == 1 or last.epoch_end or last.iteration == self.num_iterations:
+            self._check_accuracy()
+        if last.epoch_end:
+            self._lr *= self.lr_decay
+        return steps
+
+    def _batches(self, epoch: int, position: int, count: int) -> tuple[Array, Array]:
+        """Sizes and row numbers of `count` batches from `position` in the epoch."""
+        assert self._train is not None
+        total, size = len(self._train[0]), self.batch_size
+        first = position * size
+        if self.sampling == "replacement":
+            # Each batch draws for itself, so that where a run ends changes nothing.
+            batches = [
+                philox.draws_64(self.seed, size, self.iteration + i + 1, philox.SHUFFLE, 1)
+                for i in range(count)
+            ]
+            rows = (np.concatenate(batches) >> np.uint64(32)) * np.uint64(total) >> np.uint64(32)
+            return np.full(count, size, np.int64), rows.astype(np.int64)
+        if self._order is None or self._order[0] != epoch:
+            draws = philox.draws_64(self.seed, total, epoch, philox.SHUFFLE)
+            self._order = epoch, np.argsort(draws, kind="stable")
+        end = min(first + count * size, total)
+        sizes = np.full(count, size, np.int64)
+        sizes[-1] = end - first - (count - 1) * size
+        return sizes, self._order[1][first:end]
+
+    def _check_accuracy(self) -> None:
+        assert self._train is not None
+        x, y = (part[: self.num_train_samples] for part in self._train)
+        self.history["iterations"].append(self.iteration)
+        train = self.model.evaluate_checked(x, y, EVALUATION_BATCH)
+        self.history["train_accuracy"].append(train["accuracy"])
+        if self._validation is None:
+            return
+        found = self.model.evaluate_checked(*self._validation, EVALUATION_BATCH)
+        self.history["validation_accuracy"].append(found["accuracy"])
+        self.history["validation_loss"].append(found["loss"])
+        if self._best is None or found["accuracy"] > self._best[0]:
+            self._best = found["accuracy"], *self._snapshot()
+
+    def _snapshot(self) -> tuple[bytes, bytes]:
+        return self.model.parameters.tobytes(), self.model.statistics.tobytes()
+
+    def _write(self, parameters: bytes, statistics: bytes) -> None:
+        for vector, saved in (
+            (self.model.parameters, parameters), (self.model.statistics, statistics)
+        ):  # fmt: skip
+            vector[...] = np.frombuffer(saved, vector.dtype)
+
+    def _resume(self) -> None:
+        """Goes on from the last state, unless the model was changed since the ending."""
+        if self._last is not None and self._best is not None and self._snapshot() == self._best[1:]:
+            self._write(*self._last)
+        self._last = None
+
+    def _finish(self) -> None:
+        if self.restore == "best" and self._best is not None:
+            self._last = self._snapshot()
+            self._write(*self._best[1:])
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
