@@ -6,9 +6,9 @@
 """
 
 try:
-    from . import _core as _core
-except ImportError as error:
-    if error.name != f"{__name__}._core":
+    import cnncore._core
+except ModuleNotFoundError as error:
+    if error.name != "cnncore._core":
         raise
     raise ImportError(
         "cnncore's compiled module is missing: this is the source folder, not an installed "
@@ -18,7 +18,7 @@ except ImportError as error:
 
 from . import data, init, ops, reference
 from .errors import DivergenceError
-from .info import get_num_threads, info, set_num_threads, version
+from .gradcheck import GradientCheck, gradcheck
 from .layers import (
     Affine,
     BatchNorm,
@@ -35,6 +35,7 @@ from .losses import Softmax
 from .model import Model, load
 from .npz import DataFormatError
 from .solver import Solver
+from .system import get_num_threads, info, set_num_threads, version
 from .updates import L2, SGD, Adam, Momentum
 
 __version__ = version()
@@ -51,6 +52,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool2d",
+    "GradientCheck",
     "MaxPool2d",
     "Model",
     "Momentum",
@@ -62,6 +64,7 @@ __all__ = [
     "__version__",
     "data",
     "get_num_threads",
+    "gradcheck",
     "info",
     "init",
     "load",

@@ -4,7 +4,7 @@ It knows nothing of fusion, arenas, chunks or threads; the compiled tape is chec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ class Interpreter:
         self.arrays = arrays
         self.values: dict[Tensor, Array] = {}
         self.winners: list[Array] = []  # of every kink that the step met, in order
+        self.result_ops = _leading_to(plan.plain_ops, plan.results.values())
 
-    def step(self, **step: Any) -> dict[str, float]:
-        """Runs one step; the plan's results. `step`: index, t, seed, lr."""
+    def step(self, *, only_results: bool = False, **step: Any) -> dict[str, float]:
+        """Runs one step and returns the plan's results; `only_results`: nothing that they do not
+        depend on, which is the forward pass. `step`: index, t, seed, lr."""
         self.values.clear()
         self.winners.clear()
-        for op in self.plan.plain_ops:
+        for op in self.result_ops if only_results else self.plan.plain_ops:
             self.run(op, step)
         return {name: float(self.value(t)) for name, t in self.plan.results.items()}
 
@@ -78,6 +80,17 @@ class Interpreter:
             self.values[tensor.root] = np.asarray(value)
         else:
             self._view(tensor)[...] = value
+
+
+def _leading_to(ops: Sequence[Op], results: Iterable[Tensor]) -> list[Op]:
+    """The ops that the results depend on, in order."""
+    needed = {tensor.root for tensor in results}
+    chosen = []
+    for op in reversed(ops):
+        if any(tensor.root in needed for tensor in op.outputs.values()):
+            needed.update(tensor.root for tensor in op.inputs.values())
+            chosen.append(op)
+    return chosen[::-1]
 
 
 def _winner_names(module: Any) -> tuple[str, ...]:

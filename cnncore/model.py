@@ -10,13 +10,13 @@ import numpy as np
 
 from . import config, files, inputs, levels, losses
 from .architecture import Architecture, Purpose, architecture, program
-from .info import version
 from .layers import Sequential
 from .npz import DataFormatError
 from .plan import GRADIENTS, PARAMETERS, STATISTICS, Plan, op_cost
 from .program import Batches, Runner
 from .reference.case import Array
 from .shapes import integer
+from .system import version
 from .updates import L2
 from .vector import Vector
 

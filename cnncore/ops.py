@@ -10,7 +10,7 @@ those it does not need, and refuses other names."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,13 @@ class Function:
     ) -> dict[str, Array]:
         """`isa` and `threads` default to those in force. TypeError for a name or dtype that the
         op does not take, ValueError for a shape or value; both name it."""
+        return self.compute(arguments, isa, threads)
+
+    def compute(
+        self, arguments: Mapping[str, Any], isa: str | None, threads: int | None,
+        allocate: Callable[[Any, str], Array] = np.empty,
+    ) -> dict[str, Array]:  # fmt: skip
+        """The same; results and workspace come from `allocate(shape, dtype)`."""
         arrays, attributes, step = self._sort(arguments)
         dtype = self._dtype(arrays)
         shapes: dict[str, Any] = {name: array.shape for name, array in arrays.items()}
@@ -53,13 +60,13 @@ class Function:
             shapes["n"] = len(step["index"])
         results, canonical = self.infer(**shapes, **attributes)
         outputs = {
-            name: arrays[name].copy()
-            if name in arrays
-            else np.empty(shape, self.dtypes.get(name, dtype))
+            name: allocate(shape, self.dtypes.get(name, dtype))
             for name, shape in results.items()
             if name in self.fields
         }
-        self._run(arrays | outputs, canonical, step, dtype, levels.choose(isa), threads)
+        for name in outputs.keys() & arrays.keys():
+            outputs[name][...] = arrays[name]
+        self._run(arrays | outputs, canonical, step, dtype, levels.choose(isa), threads, allocate)
         return outputs
 
     def _sort(
@@ -105,17 +112,17 @@ class Function:
 
     def _run(
         self, arrays: dict[str, Array], attributes: dict[str, Any], step: Mapping[str, Any],
-        dtype: str, isa: str, threads: int | None,
+        dtype: str, isa: str, threads: int | None, allocate: Callable[[Any, str], Array],
     ) -> None:  # fmt: skip
         arrays = {name: array for name, array in arrays.items() if name in self.fields}
         tensors = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
         record = _core.Record(self.kernel, dtype, isa, tensors, attributes)
         places = {name: (i, 0) for i, name in enumerate(arrays)}
-        workspace = _core.Arena(record.workspace)
+        workspace = allocate((record.workspace + 8) // 8, "float64")
         if record.workspace:
             places["workspace"] = (len(arrays), 0)
         template = _core.Template([record], [places], [], len(arrays) + 1)
-        bases = [array.ctypes.data for array in arrays.values()] + [workspace.address]
+        bases = [array.ctypes.data for array in arrays.values()] + [workspace.ctypes.data]
         tape = _core.Tape(template, bases, (arrays, workspace))
         varying = _STEP | dict(step)
         index = np.ascontiguousarray(varying["index"], np.int64)

@@ -156,9 +156,9 @@ def _segments(ops: Sequence[Op]) -> Iterator[tuple[int, int] | Op]:
 
 
 def _is_small(plan: Plan) -> bool:
-    """Whether a step is too short to be worth a second thread: some 30 microseconds of one."""
+    """Whether a step is too short to be worth a second thread: some 60 microseconds of one."""
     flops, moved = plan.cost()
-    return flops / 30e9 + moved * 4 / 20e9 < 30e-6
+    return flops / 30e9 + moved * 4 / 20e9 < 60e-6
 
 
 @dataclass

@@ -36,6 +36,7 @@ class Case:
     arrays: Mapping[str, Shape | Draw | Array]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     step: Mapping[str, Any] = field(default_factory=dict)
+    smooth: bool = True  # whether the op has a derivative there
 
     def make(self, dtype: str, fixed: Collection[str] = (), seed: int = 0) -> dict[str, Array]:
         """The arguments, the same for the same seed; those in `fixed` keep their own dtype."""
@@ -54,8 +55,8 @@ def _draw(random: np.random.RandomState, what: Shape | Draw | Array, dtype: str)
         return random.randint(0, draw.high, draw.shape).astype(np.int64)
     if draw.kind == "bytes":
         return random.randint(0, 256, draw.shape).astype(np.uint8)
-    if draw.kind == "distinct":  # no two near each other: a maximum has no rival
+    if draw.kind == "distinct":  # no two near each other, none near 0: far from every kink
         count = int(np.prod(draw.shape))
-        return (random.permutation(count).reshape(draw.shape) / count * 4 - 2).astype(dtype)
+        return ((random.permutation(count) + 0.25).reshape(draw.shape) / count * 4 - 2).astype(dtype)
     values = random.standard_normal(draw.shape)
     return np.asarray(abs(values) + 0.1 if draw.kind == "positive" else values, dtype=dtype)

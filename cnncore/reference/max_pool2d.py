@@ -106,6 +106,6 @@ CASES = [
     _case("per axis", (2, 8, 9, 3), size=(2, 3), stride=(1, 2), padding=(1, 0)),
     _case("same", (1, 5, 6, 2), size=3, stride=2, padding="same"),
     _case("whole image", (3, 4, 5, 33), size=(4, 5)),
-    Case("ties", {"x": np.zeros((2, 4, 4, 3))}, {"size": 2}),
+    Case("ties", {"x": np.zeros((2, 4, 4, 3))}, {"size": 2}, smooth=False),
     Case("negative", {"x": -np.arange(1.0, 33).reshape(1, 4, 4, 2)}, {"size": 3, "padding": 1}),
 ]

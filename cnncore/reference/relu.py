@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from ..shapes import Shape, expect, expect_rank
-from .case import Array, Case, Inferred
+from .case import Array, Case, Draw, Inferred
 
 IN_PLACE = {"y": "x", "dx": "dy"}
 
@@ -50,8 +50,8 @@ def cost(x: Shape) -> tuple[int, int]:
 
 CASES = [
     Case("one", {"x": (1, 1)}),
-    Case("odd", {"x": (3, 5)}),
-    Case("image", {"x": (2, 5, 7, 3)}),
-    Case("several chunks", {"x": (3, 17001)}),
-    Case("special values", {"x": np.array([[0.0, -0.0, 1e30, -1e30, 3.0, -2.0]])}),
+    Case("odd", {"x": Draw((3, 5), "distinct")}),
+    Case("image", {"x": Draw((2, 5, 7, 3), "distinct")}),
+    Case("several chunks", {"x": Draw((3, 17001), "distinct")}),
+    Case("values", {"x": np.array([[0.0, -0.0, 1e30, -1e30, 3.0, -2.0]])}, smooth=False),
 ]

@@ -66,5 +66,5 @@ CASES = [
     _case("odd", 33, 19),
     _case("many", 3, 5001),
     _case("several chunks", 900, 10),
-    Case("course", {"x": np.array([[123.0, 456.0, 789.0]]), "target": np.array([2])}),
+    Case("course", {"x": np.array([[123.0, 456.0, 789.0]]), "target": np.array([1])}),
 ]

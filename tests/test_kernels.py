@@ -1,0 +1,186 @@
+"""Every kernel, on every instruction set of this machine, against its twin and its derivative."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cnncore import levels, ops, reference, selfcheck
+from cnncore.plan import kernel_fields, signature
+
+PROBLEMS = list(selfcheck.problems())
+DIFFERENTIABLE = list(selfcheck.differentiable())
+ISAS = levels.available()
+
+
+@pytest.mark.parametrize("threads", selfcheck.THREADS)
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_kernel_equals_twin(problem, dtype, isa, threads):
+    assert selfcheck.check(problem, dtype, isa, threads) <= 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("problem", DIFFERENTIABLE, ids=str)
+def test_compiled_gradient_is_the_derivative_of_the_twin(problem, isa):
+    assert selfcheck.check_gradient(problem, isa) <= 1
+
+
+@pytest.mark.parametrize("problem", DIFFERENTIABLE, ids=str)
+def test_twin_gradient_is_its_derivative(problem):
+    given = selfcheck.arguments(problem, "float64")
+    gradients, _ = selfcheck.expected(problem, given)
+    assert selfcheck.gradient_error(problem, gradients) <= 1
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_same_bits_for_any_number_of_threads(problem, dtype, isa):
+    given = selfcheck.arguments(problem, dtype)
+    first = selfcheck.compute(problem, given, isa, 1)
+    for threads in (2, 3, 8):
+        again = selfcheck.compute(problem, given, isa, threads)
+        for name, array in first.items():
+            assert array.tobytes() == again[name].tobytes(), (name, threads)
+
+
+def test_arguments_are_not_changed():
+    for problem in PROBLEMS:
+        given = selfcheck.arguments(problem, "float32")
+        before = {name: array.copy() for name, array in given.items()}
+        selfcheck.compute(problem, given, levels.DEFAULT, 2)
+        for name, array in given.items():
+            np.testing.assert_array_equal(array, before[name], err_msg=f"{problem} {name}")
+
+
+# The harness itself must report faults. Each fault gets the right results and spoils them.
+
+
+def _zero(a):
+    a[...] = 0
+
+
+def _last_untouched(a):
+    a.reshape(-1)[-1] = np.nan
+
+
+def _one_off(a):
+    flat = a.reshape(-1)
+    flat[len(flat) // 2] += 1e-2 * (1 + abs(flat[len(flat) // 2]))
+
+
+def _shifted(a):
+    flat = a.reshape(-1)
+    flat[1:] = flat[:-1].copy()
+
+
+FAULTS = [_zero, _last_untouched, _one_off, _shifted]
+CORE = [p for p in PROBLEMS if p.case.smooth and p.function in ("forward", "backward", "update")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.__name__.strip("_"))
+@pytest.mark.parametrize("problem", CORE, ids=str)
+def test_harness_reports_planted_faults(problem, fault):
+    given = selfcheck.arguments(problem, "float32")
+    wanted, bounds = selfcheck.expected(problem, given)
+    results = {n: a.copy() for n, a in selfcheck.compute(problem, given, levels.DEFAULT, 1).items()}
+    for name, array in results.items():
+        if array.dtype.kind != "f" or name not in wanted:
+            continue
+        before = array.copy()
+        fault(array)
+        if not np.array_equal(before, array):
+            assert not selfcheck.error(results, wanted, bounds, "float32") <= 1, name
+        array[...] = before
+    assert selfcheck.error(results, wanted, bounds, "float32") <= 1
+
+
+@pytest.mark.parametrize("problem", DIFFERENTIABLE, ids=str)
+def test_gradient_check_reports_a_zero_and_a_nan_backward(problem):
+    gradients, _ = selfcheck.expected(problem, selfcheck.arguments(problem, "float64"))
+    for name, gradient in gradients.items():
+        absent = name[1:] not in problem.case.arrays
+        if absent or not abs(gradient).max() > 1e-6:  # a derivative that is really zero
+            continue
+        assert not selfcheck.gradient_error(problem, {name: np.zeros_like(gradient)}) <= 1
+        assert not selfcheck.gradient_error(problem, {name: np.full_like(gradient, np.nan)}) <= 1
+        assert not selfcheck.gradient_error(problem, {name: gradient * 1.01}) <= 1
+
+
+def test_harness_reports_a_write_beside_the_result():
+    guarded = selfcheck.Guarded()
+    array = guarded((3, 4), "float32")
+    assert np.isnan(array).all()
+    assert guarded.intact()
+    array.base[selfcheck.GUARD - 1] = 0
+    assert not guarded.intact()
+
+
+def test_kernels_and_twins_use_the_same_words():
+    """A kernel's tensors and attributes are arguments or results of its twin, and there is no
+    kernel without a twin nor a twin without a kernel."""
+    twins = {f"{op}_{f}" for op in reference.names() for f in reference.functions(op)}
+    assert twins == set(kernel_fields())
+    for op in reference.names():
+        for function in reference.functions(op):
+            problem = next(p for p in PROBLEMS if (p.op, p.function) == (op, function))
+            results, _ = selfcheck.expected(problem, selfcheck.arguments(problem, "float64"))
+            step = set(getattr(reference.op(op), "STEP", ()))
+            for field, kind in kernel_fields()[f"{op}_{function}"].items():
+                if kind != "fused":
+                    words = set(signature(op, function)) | set(results) | {"target"}
+                    assert field in words - step or op == "output", f"{op}_{function}: {field}"
+
+
+def test_every_case_table_reaches_several_chunks_and_tails():
+    assert len(PROBLEMS) >= 100
+    assert len(DIFFERENTIABLE) >= 50
+
+
+def test_relu_and_max_keep_nan():
+    x = np.array([[np.nan, -1.0, 2.0]])
+    assert np.isnan(ops.relu.forward(x=x)["y"][0, 0])
+    image = np.full((1, 2, 2, 1), 3.0)
+    for place in range(4):
+        holed = image.copy()
+        holed.reshape(-1)[place] = np.nan
+        out = ops.max_pool2d.forward(x=holed, size=2)
+        assert np.isnan(out["y"]).all()
+        assert out["winner"].item() == place
+
+
+def test_max_pool_of_minus_infinity_names_a_pixel_of_the_image():
+    x = np.full((1, 3, 3, 2), -np.inf, np.float32)
+    out = ops.max_pool2d.forward(x=x, size=3, stride=2, padding=1)
+    want = reference.max_pool2d.forward(x=x, size=3, stride=2, padding=1)
+    assert (out["y"] == -np.inf).all()
+    np.testing.assert_array_equal(out["winner"], want["winner"])
+    ops.max_pool2d.backward(dy=out["y"], x=x, winner=out["winner"], size=3, stride=2, padding=1)
+
+
+def test_softmax_propagates_nan_and_survives_large_scores():
+    loss = ops.softmax_cross_entropy.forward(
+        x=np.array([[123.0, 456.0, 789.0]]), target=np.array([0])
+    )["loss"]
+    assert loss == pytest.approx(666.0)
+    bad = ops.softmax_cross_entropy.forward(x=np.array([[np.nan, 0.0]]), target=np.array([0]))
+    assert np.isnan(bad["loss"])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+def test_exponential_is_within_two_ulp(dtype, isa):
+    """Through softmax of (x, 0) with x <= 0: prob[0] / prob[1] is exp(x) times the same scale."""
+    x = -np.linspace(0, 80, 20001).astype(dtype)
+    prob = ops.softmax.forward(x=np.stack([x, np.zeros_like(x)], axis=1), isa=isa)["y"]
+    exact = np.exp(x.astype(np.longdouble))
+    exact = exact / (1 + exact)
+    ulps = abs(prob[:, 0] - exact) / np.spacing(exact.astype(dtype))
+    assert ulps.max() <= 4  # two of exp, one of the scale, one of the product
+
+
+def test_denormals_are_zero_by_contract():
+    tiny = np.full((2, 40), np.finfo(np.float32).tiny / 4, np.float32)
+    assert (ops.add.forward(x0=tiny, x1=tiny)["y"] == 0).all()

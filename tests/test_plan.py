@@ -1,0 +1,291 @@
+"""Plans: memory, fusion, capacity, runs of several steps, host ops, pinned tensors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import cnncore as cnn
+from cnncore import _core, fuse, memory
+from cnncore.architecture import Purpose, program, training
+from cnncore.interpret import Interpreter
+from cnncore.memory import Lifetime
+from cnncore.plan import GRADIENTS, PARAMETERS, STATISTICS, Op, Tensor
+from cnncore.program import Batches, Program, Runner
+
+NET = cnn.Sequential(
+    [
+        cnn.Conv2d(5, 3, padding="same"), cnn.BatchNorm(), cnn.ReLU(), cnn.MaxPool2d(2),
+        cnn.Residual([cnn.Conv2d(5, 3, padding=1), cnn.ReLU(), cnn.Conv2d(5, 3, padding=1)]),
+        cnn.Flatten(), cnn.Affine(9), cnn.ReLU(), cnn.Dropout(0.5), cnn.Affine(4),
+    ]
+)  # fmt: skip
+
+
+@pytest.fixture
+def data():
+    random = np.random.RandomState(0)
+    return random.standard_normal((40, 6, 6, 2)), random.randint(0, 4, 40)
+
+
+def model_of(dtype="float64", net=NET, **more):
+    return cnn.Model(net, (6, 6, 2), regularization=cnn.L2(1e-2), dtype=dtype, **more)
+
+
+def test_places_never_overlap_while_both_live():
+    random = np.random.RandomState(0)
+    for _ in range(50):
+        blocks = []
+        for _ in range(30):
+            first = random.randint(0, 40)
+            blocks.append(Lifetime(random.randint(1, 5000), first, first + random.randint(0, 15)))
+        offsets, total = memory.place(blocks)
+        for i, a in enumerate(blocks):
+            assert offsets[i] % memory.LINE == 0
+            assert offsets[i] + a.size <= total
+            for j, b in enumerate(blocks[:i]):
+                if a.first <= b.last and b.first <= a.last:
+                    apart = offsets[i] + a.size <= offsets[j] or offsets[j] + b.size <= offsets[i]
+                    assert apart
+        assert total < sum(b.size for b in blocks)
+
+
+def test_inference_reuses_memory():
+    model = model_of("float32")
+    big = program(model.architecture, Purpose("scores", 64, model.isa)).arena_bytes
+    made = model.plan("scores", 64)
+    everything = sum(t.size for op in made.ops for t in op.outputs.values() if t.base == "arena")
+    assert big < everything
+
+
+def test_fusion_names_what_it_replaces_and_equals_its_parts(data):
+    x, y = data
+    model = model_of()
+    purpose = Purpose("gradients", 40, model.isa, model.loss, model.l2)
+    plan = model.architecture.plan(purpose)
+    fused = [op for op in plan.ops if op.fused]
+    assert [op.kernel for op in fused] == [
+        "batchnorm_forward", "conv2d_forward", "affine_forward"
+    ]  # fmt: skip
+    assert all(op.replaces[-1].kernel == "relu_forward" for op in fused)
+    plain = replace(plan, ops=plan.plain_ops)
+    found = []
+    for version in (plan, plain):
+        gradients = cnn.model.Vector(model.architecture.parameters, model.dtype)
+        runner = Runner(Program(version), model.vectors | {GRADIENTS: gradients})
+        runner.bind({"data": x, "labels": y})
+        loss = runner.run(Batches(np.array([40]), np.arange(40), np.zeros(1), 1, 0))
+        found.append((loss, gradients))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-14)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-10, atol=1e-14)
+
+
+def test_plan_equals_the_twins_step_by_step(data):
+    """Three whole training steps, updates and running averages included, by both executors."""
+    x, y = data
+    model = model_of()
+    solver = cnn.Solver(model, update=cnn.Adam(1e-2), batch_size=40)
+    purpose = training(40, model.isa, model.loss, model.l2, solver.update)
+    plan = program(model.architecture, purpose).plan
+    vectors = {
+        PARAMETERS: np.array(model.parameters), STATISTICS: np.array(model.statistics),
+        GRADIENTS: np.zeros_like(model.parameters),
+        "m": np.zeros_like(model.parameters), "v": np.zeros_like(model.parameters),
+    }  # fmt: skip
+    twin = Interpreter(plan, vectors, {"data": x, "labels": y})
+    for t in (1, 2, 3):
+        loss = solver.step(x, y)
+        results = twin.step(index=np.arange(40), t=t, seed=0, lr=1e-2)
+        assert loss == pytest.approx(sum(results.values()), rel=1e-10)
+    np.testing.assert_allclose(model.parameters, vectors[PARAMETERS], rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(model.statistics, vectors[STATISTICS], rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, 7, 40])
+def test_a_plan_serves_every_batch_up_to_its_capacity(data, n):
+    x, y = data
+    bits = []
+    for capacity in (n, 40):
+        model = model_of("float32", net=[cnn.Conv2d(4, 3), cnn.ReLU(), cnn.Flatten(), cnn.Affine(4)])
+        solver = cnn.Solver(model, update=cnn.Momentum(1e-2), batch_size=capacity)
+        solver.step(x[:n], y[:n])
+        bits.append(model.weights_sha256())
+    assert bits[0] == bits[1]
+
+
+def test_several_steps_in_one_run_equal_single_runs(data):
+    x, y = data
+    digests = []
+    for single in (False, True):
+        model = model_of("float32")
+        solver = cnn.Solver(model, (x, y), update=cnn.Adam(1e-2), batch_size=8, num_epochs=4)
+        if single:
+            for _ in solver:
+                pass
+        else:
+            solver.train()
+        digests.append((model.weights_sha256(), tuple(solver.history["loss"])))
+    assert digests[0] == digests[1]
+
+
+def test_host_op_runs_between_segments(data):
+    """A plan with a Python function in its middle: the activations before it are doubled."""
+    x, _ = data
+    model = model_of(net=[cnn.Flatten(), cnn.Affine(6), cnn.ReLU(), cnn.Affine(4)])
+    purpose = Purpose("scores", 16, model.isa)
+    plan = model.architecture.plan(purpose)
+    position = next(i for i, op in enumerate(plan.ops) if op.fused) + 1
+    middle = plan.ops[position - 1].outputs["y"].root
+    doubled = Tensor("doubled", middle.shape, middle.dtype, batch=True)
+
+    def double(arrays):
+        arrays["y"][...] = 2 * arrays["x"]
+
+    host = Op("host", "forward", {"x": middle}, {"y": doubled}, call=double)
+    after = plan.ops[position]
+    later = replace(after, inputs=after.inputs | {"x": doubled})
+    ops = [*plan.ops[:position], host, later, *plan.ops[position + 1 :]]
+    made = Program(replace(plan, ops=ops))
+    assert [isinstance(s, Op) for s in made.segments] == [False, True, False]
+    runner = Runner(made, model.vectors)
+    out = np.empty((40, 4))
+    runner.bind({"data": x, "y": out})
+    runner.run(Batches.in_order(0, 40, 16))
+    hidden = np.maximum(x.reshape(40, -1) @ model["1.w"] + model["1.b"], 0)
+    np.testing.assert_allclose(out, 2 * hidden @ model["3.w"] + model["3.b"], rtol=1e-10)
+
+
+def test_kept_tensors_survive_fusion_and_reuse(data):
+    x, _ = data
+    model = model_of()
+    purpose = Purpose("scores", 40, model.isa, keep=("0", "4.0", "6"))
+    plan = model.architecture.plan(purpose)
+    assert not any(op.fused and op.layer in ("4.0", "6") for op in plan.ops)
+    runner = Runner(Program(plan), model.vectors)
+    runner.bind({"data": x, "y": np.empty((40, 4))})
+    runner.run(Batches.in_order(0, 40, 40))
+    want = cnn.reference.conv2d.forward(x=x, w=model["0.w"], b=model["0.b"], padding="same")["y"]
+    np.testing.assert_allclose(runner.value(plan.named["0"]), want, rtol=1e-12, atol=1e-12)
+    assert (runner.value(plan.named["6"]) < 0).any()
+
+
+def test_without_keep_the_relu_is_fused_away():
+    plan = model_of().plan("scores")
+    assert not any(op.kernel == "relu_forward" for op in plan.ops)
+    assert any(op.kernel == "relu_forward" for op in plan.plain_ops)
+
+
+def test_gradient_stops_at_the_first_layer():
+    plan = model_of().plan("gradients")
+    first = [op for op in plan.ops if op.layer == "0" and op.function == "backward"]
+    assert [set(op.outputs) for op in first] == [{"dw", "db"}]
+
+
+def test_a_plan_prints_as_a_program():
+    text = str(model_of().plan("gradients"))
+    assert "conv2d.backward" in text
+    assert "relu" in text
+    assert len(text.splitlines()) == len(model_of().plan("gradients").ops) + 1
+
+
+def test_fuse_leaves_a_tensor_with_two_readers_alone():
+    net = [cnn.Flatten(), cnn.Affine(4), cnn.Residual([cnn.ReLU()])]
+    plan = model_of(net=net).plan("scores")
+    assert any(op.kernel == "relu_forward" for op in plan.ops)
+    assert fuse.fuse([], ()) == []
+
+
+def test_equal_nets_share_one_plan():
+    first, second = model_of(), model_of(seed=1)
+    assert first.plan("scores") is second.plan("scores")
+    assert (first.parameters != second.parameters).any()
+
+
+def test_a_second_run_at_once_is_refused(data):
+    x, y = data
+    model = model_of()
+    solver = cnn.Solver(model, update=cnn.SGD(0.1), batch_size=8)
+    solver.step(x[:8], y[:8])
+    solver._busy = True
+    with pytest.raises(RuntimeError, match="already"):
+        solver.step(x[:8], y[:8])
+
+
+def test_records_refuse_wrong_shapes_dtypes_and_names():
+    good = {"x": ((2, 3), "float32"), "y": ((2, 3), "float32")}
+    _core.Record("relu_forward", "float32", "baseline", good, {})
+    for wrong, words in [
+        ({"x": ((2, 3), "float32")}, "y must"),
+        ({**good, "y": ((3, 2), "float32")}, "y must"),
+        ({**good, "y": ((2, 3), "float64")}, "dtype"),
+        ({**good, "z": ((2, 3), "float32")}, "no argument"),
+        ({**good, "x": ((2**40, 2**40), "float32")}, "too large"),
+        ({**good, "x": ((1, 1, 1, 1, 1), "float32")}, "dimensions"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            _core.Record("relu_forward", "float32", "baseline", wrong, {})
+    with pytest.raises(ValueError, match="no kernel"):
+        _core.Record("relu_sideways", "float32", "baseline", good, {})
+
+
+COUNTER = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stddef.h>
+static long count;
+long allocations(void) { return count; }
+void *malloc(size_t n) {
+    static void *(*real)(size_t);
+    if (!real) real = (void *(*)(size_t))dlsym(RTLD_NEXT, "malloc");
+    __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED);
+    return real(n);
+}
+int posix_memalign(void **p, size_t a, size_t n) {
+    static int (*real)(void **, size_t, size_t);
+    if (!real) real = (int (*)(void **, size_t, size_t))dlsym(RTLD_NEXT, "posix_memalign");
+    __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED);
+    return real(p, a, n);
+}
+"""
+
+
+def test_a_run_allocates_nothing(tmp_path):
+    """The C library's own allocations, counted: a run of 200 steps makes as many as one of 2."""
+    (tmp_path / "count.c").write_text(COUNTER)
+    library = tmp_path / "count.so"
+    command = ["gcc", "-shared", "-fPIC", "-O1", str(tmp_path / "count.c"), "-o", str(library), "-ldl"]
+    subprocess.run(command, check=True)
+    script = """
+        import ctypes, numpy as np, cnncore as cnn
+        count = ctypes.CDLL(None).allocations
+        count.restype = ctypes.c_long
+        cnn.set_num_threads(2)
+        x, y = np.random.rand(64, 8, 8, 1), np.zeros(64, int)
+        net = [cnn.Conv2d(64, 3), cnn.BatchNorm(), cnn.ReLU(), cnn.Flatten(), cnn.Affine(3)]
+        model = cnn.Model(net, (8, 8, 1))
+        solver = cnn.Solver(model, update=cnn.Adam(), batch_size=64)
+        solver.step(x, y)
+        tape = solver._runner.tape
+        solver._runner.bind({"data": x, "labels": y})
+        def run(k):
+            sizes, index = np.full(k, 64), np.tile(np.arange(64), k)
+            lr, results = np.zeros(k), np.empty((k, 1))
+            before = count()
+            done = tape.run(sizes, index, lr, 1, 0, results, team=2)
+            return count() - before, done[0]
+        run(2), run(200)
+        (few, a), (many, b) = run(2), run(200)
+        assert (a, b) == (2, 200)
+        print(few, many)
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], check=True, capture_output=True, text=True,
+        env={**__import__("os").environ, "LD_PRELOAD": str(library)}, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    few, many = map(int, out.stdout.split())
+    assert many <= few + 2  # Python's own objects may differ; 198 steps do not
