@@ -1,12 +1,12 @@
 """cnncore: trains MLPs and convolutional networks on a multi-core CPU.
 
-    import cnncore as cnn
-    model = cnn.Model([cnn.Flatten(), cnn.Affine(100), cnn.ReLU(), cnn.Affine(10)], (28, 28, 1))
-    cnn.Solver(model, train=(x, y), update=cnn.Adam(1e-3), num_epochs=5).train()
+import cnncore as cnn
+model = cnn.Model([cnn.Flatten(), cnn.Affine(100), cnn.ReLU(), cnn.Affine(10)], (28, 28, 1))
+cnn.Solver(model, train=(x, y), update=cnn.Adam(1e-3), num_epochs=5).train()
 """
 
 try:
-    import cnncore._core
+    import cnncore._core  # noqa: F401 - tried first, for a clear message
 except ModuleNotFoundError as error:
     if error.name != "cnncore._core":
         raise

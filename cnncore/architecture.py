@@ -12,7 +12,17 @@ from . import fuse
 from .layers.containers import Sequential, emit_all
 from .losses import Loss
 from .plan import (
-    ARENA, BATCH, BOUND, CONSTANTS, GRADIENTS, PARAMETERS, Builder, Op, Plan, Tensor, backward,
+    ARENA,
+    BATCH,
+    BOUND,
+    CONSTANTS,
+    GRADIENTS,
+    PARAMETERS,
+    Builder,
+    Op,
+    Plan,
+    Tensor,
+    backward,
     segments,
 )  # fmt: skip
 from .program import Program
@@ -113,7 +123,11 @@ class Architecture:
                 named["dx"] = gradients[x.root]
             constants = self._add_tail(builder, plain, purpose, results)
         else:
-            out = builder.apply("softmax", x=scores)["y"] if purpose.kind == "probabilities" else scores
+            out = (
+                builder.apply("softmax", x=scores)["y"]
+                if purpose.kind == "probabilities"
+                else scores
+            )
             result = Tensor("y", (1, *out.shape[1:]), self.dtype, BOUND)
             plain.append(Op("output", "forward", {"x": out}, {"y": result}))
         outputs = {path: y for path, _, y in builder.layers}
@@ -155,16 +169,13 @@ class Architecture:
         if purpose.kind == "train":
             assert purpose.update is not None
             builder.apply("guard", loss=results["data_loss"], dw=dw)
-            vectors = {name: replace(w, name=name, base=name) for name in purpose.update.states}
-            attributes = purpose.update.attributes()
-            builder.apply(
-                purpose.update.op, w=w, dw=dw, segments=segment, **vectors, **attributes
-            )
+            arguments: dict[str, Any] = {
+                name: replace(w, name=name, base=name) for name in purpose.update.states
+            } | purpose.update.attributes()
+            builder.apply(purpose.update.op, w=w, dw=dw, segments=segment, **arguments)
             tail.extend(builder.late)
         elif purpose.l2:
             inputs = {"w": w, "segments": segment, "dw": dw}
             tail.append(Op("l2_penalty", "backward", inputs, {"dw": dw}))
         ops.extend(tail)
         return np.ascontiguousarray(table).tobytes()
-
-

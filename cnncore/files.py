@@ -34,7 +34,9 @@ def digest(arrays: Iterable[Array]) -> str:
     return sha.hexdigest()
 
 
-def save(path: str | os.PathLike[str], meta: Mapping[str, Any], members: Mapping[str, Array]) -> None:
+def save(
+    path: str | os.PathLike[str], meta: Mapping[str, Any], members: Mapping[str, Array]
+) -> None:
     """Writes a model file. OSError if that fails; the file that was there then remains."""
     target = Path(path)
     text = json.dumps({"format": FORMAT, **meta}, allow_nan=False, sort_keys=True)

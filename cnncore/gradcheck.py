@@ -75,7 +75,9 @@ class GradientCheck:
                 )
             )
         widths = [max(len(row[i]) for row in rows) for i in range(6)]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
+        ]
         lines += [self._describe(c) for c in self.coordinates if not c.passed]
         lines.append(f"loss {self.loss:.12g}, of the NumPy twins {self.twin_loss:.12g}")
         lines.append("gradients " + ("agree" if self.passed else "DIFFER"))
@@ -186,9 +188,7 @@ def _coordinate(
     analytic, numeric = float(gradient[index]), (up - down) / (2 * h)
     rounding = 10 * np.finfo(np.float64).eps * (abs(up) + abs(down)) / (2 * h)
     tolerance = 1e-6 * max(abs(analytic), abs(numeric)) + rounding
-    crossed = any(
-        (a != b).any() for a, b in zip(winners_up, winners_down, strict=True)
-    )
+    crossed = any((a != b).any() for a, b in zip(winners_up, winners_down, strict=True))
     return Coordinate(
         path, tuple(int(i) for i in index), analytic, numeric, float(tolerance), crossed
     )

@@ -47,8 +47,12 @@ def examples(name: str, x: Any, expected: Shape, layout: str, dtype: str) -> Arr
         )
     given = (expected[2], *expected[:2]) if layout == "nchw" and len(expected) == 3 else expected
     shape = array.shape[1:]
-    if array.ndim == 0 or (shape != given and not (len(given) == 3 and _channel_missing(shape, expected))):
-        raise ValueError(f"{name} has shape {array.shape}, expected (n, {', '.join(map(str, given))})")
+    if array.ndim == 0 or (
+        shape != given and not (len(given) == 3 and _channel_missing(shape, expected))
+    ):
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected (n, {', '.join(map(str, given))})"
+        )
     if len(array) == 0:
         raise ValueError(f"{name} has shape {array.shape}, which holds no example")
     if shape == given and given != expected:

@@ -19,7 +19,9 @@ class Interpreter:
 
     vectors: float64 arrays by base ("parameters", "gradients", ...), read and written in place."""
 
-    def __init__(self, plan: Plan, vectors: Mapping[str, Array], arrays: Mapping[str, Array]) -> None:
+    def __init__(
+        self, plan: Plan, vectors: Mapping[str, Array], arrays: Mapping[str, Array]
+    ) -> None:
         self.plan = plan
         self.vectors = vectors
         self.arrays = arrays

@@ -26,7 +26,9 @@ def choose(isa: str | None) -> str:
     if isa is None:
         return DEFAULT
     if isa not in available():
-        known = "compiled in but not on this processor" if isa in _core.compiled_isas() else "unknown"
+        known = (
+            "compiled in but not on this processor" if isa in _core.compiled_isas() else "unknown"
+        )
         raise ValueError(
             f"instruction set {isa!r} is {known}; {VARIABLE} and isa= take {', '.join(available())}"
         )

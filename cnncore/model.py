@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ class Model:
                 vector.part(path)[...] = value
 
     def __getitem__(self, path: str) -> Array:
-        """View of the parameter or statistic at a path, such as "0.w"; writing changes the model."""
+        """View of the parameter or statistic at a path ("0.w"); writing changes the model."""
         if path in self._architecture.statistics:
             return self.statistics.part(path)
         return self.parameters.part(path)
@@ -114,7 +114,8 @@ class Model:
 
     def predict(self, x: Any, batch_size: int = EVALUATION_BATCH) -> Array:
         """(n,): the class with the largest score, int64."""
-        return self.scores(x, batch_size).argmax(axis=1)
+        best: Array = self.scores(x, batch_size).argmax(axis=1)
+        return best
 
     def evaluate(self, x: Any, y: Any, batch_size: int = EVALUATION_BATCH) -> dict[str, float]:
         """{"accuracy": share of right predictions, "loss": mean data loss, without penalty}."""
@@ -172,9 +173,7 @@ class Model:
         labels = self.labels(y, len(data))
         runner, gradients = self.gradient_runner(len(data))
         runner.bind({"data": data, "labels": labels})
-        batches = Batches(
-            np.array([len(data)]), np.arange(len(data)), np.zeros(1), t, self.seed
-        )
+        batches = Batches(np.array([len(data)]), np.arange(len(data)), np.zeros(1), t, self.seed)
         results = runner.run(batches)
         runner.release()
         return float(results.sum()), gradients
@@ -191,7 +190,7 @@ class Model:
         return Runner(made, self.vectors | {GRADIENTS: gradients}), gradients
 
     def plan(self, kind: str = "scores", batch_size: int = EVALUATION_BATCH) -> Plan:
-        """The plan for "scores", "probabilities", "evaluate" or "gradients"; print it to read it."""
+        """The plan for "scores", "probabilities", "evaluate" or "gradients"; print it."""
         purpose = Purpose(kind, batch_size, self.isa, self.loss, self.l2)
         return program(self._architecture, purpose).plan
 
@@ -203,7 +202,9 @@ class Model:
             flops[op.layer] = flops.get(op.layer, 0) + op_cost(op)[0]
         layout = self._architecture.parameters
         counts = {
-            path: sum(e.length for e in layout.entries.values() if e.path.rpartition(".")[0] == path)
+            path: sum(
+                e.length for e in layout.entries.values() if e.path.rpartition(".")[0] == path
+            )
             for path, _, _ in self._architecture.layers
         }
         rows = [("layer", "type", "output", "parameters", "FLOPs")]
@@ -281,7 +282,7 @@ def _arguments(meta: Mapping[str, Any]) -> dict[str, Any]:
     return declarations | rest | {"input_shape": tuple(shape)}
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

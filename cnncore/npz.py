@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import io
 import math
-import os
 import struct
 import tokenize
 import zipfile
@@ -23,7 +22,6 @@ from typing import IO, Any, NamedTuple, Protocol
 import numpy as np
 import numpy.lib.format as npy
 import numpy.typing as npt
-
 
 # numpy refuses a header text of more than 10,000 characters; an ordinary one has about 118.
 _HEAD_BYTES = 12 + 10_000

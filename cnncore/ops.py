@@ -79,7 +79,9 @@ class Function:
             )
         parameters = inspect.signature(self.twin).parameters
         used = {n: arguments[n] for n in self.accepted if arguments.get(n) is not None}
-        missing = [n for n in parameters if n not in used and parameters[n].default is inspect._empty]
+        missing = [
+            n for n in parameters if n not in used and parameters[n].default is inspect._empty
+        ]
         if missing:
             raise TypeError(f"{self.label} needs {', '.join(missing)}")
         step = {n: used.pop(n) for n in getattr(self.module, "STEP", ()) if n in used}

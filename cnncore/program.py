@@ -74,16 +74,12 @@ def _fields(op: Op) -> list[str]:
 def _record(op: Op, plan: Plan) -> Any:
     tensors = {name: (op.tensors[name].shape, op.tensors[name].dtype) for name in _fields(op)}
     try:
-        return _core.Record(
-            op.kernel, plan.dtype, plan.isa, tensors, op.attributes | op.fused
-        )
+        return _core.Record(op.kernel, plan.dtype, plan.isa, tensors, op.attributes | op.fused)
     except ValueError as error:
         raise ValueError(f"layer {op.layer!r}: {error}" if op.layer else str(error)) from None
 
 
-def _place(
-    plan: Plan, records: Sequence[Any]
-) -> tuple[dict[Tensor, int], dict[int, int], int]:
+def _place(plan: Plan, records: Sequence[Any]) -> tuple[dict[Tensor, int], dict[int, int], int]:
     """Offsets of the arena's tensors by root, of workspaces by kernel op, and bytes in all."""
     life: dict[Tensor, list[int]] = {}
     for i, op in enumerate(plan.ops):
@@ -197,7 +193,7 @@ class Runner:
         self.program = program
         self.arena = _core.Arena(program.arena_bytes)
         self.vectors = dict(vectors) | {
-            ARENA: np.frombuffer(self.arena, np.uint8),
+            ARENA: np.frombuffer(memoryview(self.arena), np.uint8),
             CONSTANTS: program.constants,
         }
         bases = [self.vectors[base].ctypes.data for base in program.bases]
@@ -218,7 +214,7 @@ class Runner:
         """View of a tensor's memory; of a batch tensor the first n examples."""
         offset = self.program.offset(tensor)
         flat = self.vectors[tensor.base].view(np.uint8)[offset : offset + tensor.size]
-        array = flat.view(tensor.dtype).reshape(tensor.shape)
+        array: Array = flat.view(tensor.dtype).reshape(tensor.shape)
         return array[:n] if tensor.batch else array
 
     def run(self, batches: Batches, *, seconds: float = SLICE_SECONDS) -> Array:

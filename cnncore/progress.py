@@ -60,6 +60,6 @@ class Progress:
 def _is_watched() -> bool:
     if hasattr(sys.stderr, "isatty") and sys.stderr.isatty():
         return True
-    shell = sys.modules.get("IPython")
-    running = shell is not None and shell.get_ipython() is not None
-    return running and "IPKernelApp" in getattr(shell.get_ipython(), "config", {})
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return "IPKernelApp" in getattr(shell, "config", {})

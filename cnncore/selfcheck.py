@@ -78,7 +78,9 @@ def widen(arrays: Mapping[str, Array]) -> dict[str, Array]:
     return {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in arrays.items()}
 
 
-def expected(problem: Problem, given: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+def expected(
+    problem: Problem, given: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
     """The twin's results in float64, and the error bounds in units of epsilon."""
     module, wide, more = reference.op(problem.op), widen(given), extras(problem)
     function = getattr(module, problem.function)
@@ -107,18 +109,25 @@ class Guarded:
         )
 
 
-def compute(problem: Problem, given: Mapping[str, Array], isa: str, threads: int) -> dict[str, Array]:
+def compute(
+    problem: Problem, given: Mapping[str, Array], isa: str, threads: int
+) -> dict[str, Array]:
     """The compiled results. RuntimeError if the kernel wrote beside them."""
     function = getattr(getattr(ops, problem.op), problem.function)
     allocate = Guarded()
-    results: dict[str, Array] = function.compute({**given, **extras(problem)}, isa, threads, allocate)
+    results: dict[str, Array] = function.compute(
+        {**given, **extras(problem)}, isa, threads, allocate
+    )
     if not allocate.intact():
         raise RuntimeError(f"{problem}: the kernel wrote outside its results")
     return results
 
 
 def error(
-    results: Mapping[str, Array], wanted: Mapping[str, Array], bounds: Mapping[str, Array], dtype: str
+    results: Mapping[str, Array],
+    wanted: Mapping[str, Array],
+    bounds: Mapping[str, Array],
+    dtype: str,
 ) -> float:
     """Largest error as a share of its bound: at most 1 is right. Infinite for a missing result, a
     wrong shape, NaN, or any difference where the bound is 0."""
@@ -172,9 +181,9 @@ def gradient_error(problem: Problem, gradients: Mapping[str, Array]) -> float:
         for sign in (1, -1):
             moved = inputs | {argument: inputs[argument] + sign * _STEP_SIZE * direction}
             results = module.forward(**moved, **more)
-            terms = [
-                results[r] * given["d" + r] for r in results if "d" + r in given
-            ] or [results["loss" if "loss" in results else "penalty"]]
+            terms = [results[r] * given["d" + r] for r in results if "d" + r in given] or [
+                results["loss" if "loss" in results else "penalty"]
+            ]
             values.append(sum(float(term.sum()) for term in terms))
             size += sum(float(abs(term).sum()) for term in terms)
         numeric = (values[0] - values[1]) / (2 * _STEP_SIZE)
@@ -198,7 +207,10 @@ def main() -> int:
     """Checks every kernel on this machine, prints a table, returns an exit code."""
     start = time.monotonic()
     failures = total = 0
-    print(f"{'op':<24}" + "".join(f"{isa + ' ' + d:>20}" for isa in levels.available() for d in DTYPES))
+    print(
+        f"{'op':<24}"
+        + "".join(f"{isa + ' ' + d:>20}" for isa in levels.available() for d in DTYPES)
+    )
     for op in reference.names():
         mine = [p for p in problems() if p.op == op]
         cells = []
@@ -206,9 +218,7 @@ def main() -> int:
             for dtype in DTYPES:
                 errors = [check(p, dtype, isa, threads) for p in mine for threads in THREADS]
                 if dtype == "float64":
-                    errors += [
-                        check_gradient(p, isa) for p in differentiable() if p.op == op
-                    ]
+                    errors += [check_gradient(p, isa) for p in differentiable() if p.op == op]
                 bad = sum(not e <= 1 for e in errors)
                 failures += bad
                 total += len(errors)

@@ -28,7 +28,13 @@ def integer(name: str, value: Any, least: int = 1, largest: int = LARGEST) -> in
 
 
 def number(
-    name: str, value: Any, low: float, high: float, *, open_low: bool = False, open_high: bool = False
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> float:
     """`value` as a float within the interval; TypeError or ValueError otherwise (NaN too)."""
     if isinstance(value, (bool, str, bytes)):

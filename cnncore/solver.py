@@ -240,9 +240,7 @@ class Solver:
             self.iteration += 1
             data_loss, penalty = float(row[0]), float(row[1:].sum())
             end = self.iteration % self.iterations_per_epoch == 0
-            steps.append(
-                Step(self.iteration, epoch, data_loss + penalty, data_loss, self._lr, end)
-            )
+            steps.append(Step(self.iteration, epoch, data_loss + penalty, data_loss, self._lr, end))
             self.history["loss"].append(data_loss + penalty)
             self.history["data_loss"].append(data_loss)
             self.history["penalty"].append(penalty)

@@ -47,7 +47,7 @@ def cgroup_quota(root: Path = Path("/")) -> int | None:
 
 
 def _group_quotas(root: Path, line: str) -> list[int]:
-    number, controllers, group = (line.split(":", 2) + ["", ""])[:3]
+    number, controllers, group = [*line.split(":", 2), "", ""][:3]
     if number == "0":
         base = root / "sys/fs/cgroup"
     elif "cpu" in controllers.split(","):

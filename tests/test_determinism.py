@@ -103,7 +103,9 @@ def test_an_example_does_not_feel_its_companions(dtype, isa):
 def test_initial_weights_come_from_a_frozen_stream():
     """Equal for equal seed and path, whatever else the net holds; and never to change."""
     a = cnn.Model([cnn.Affine(3, name="a"), cnn.ReLU(), cnn.Affine(2)], (4,), seed=5)
-    b = cnn.Model([cnn.Affine(3, name="a"), cnn.BatchNorm(), cnn.ReLU(), cnn.Affine(2)], (4,), seed=5)
+    b = cnn.Model(
+        [cnn.Affine(3, name="a"), cnn.BatchNorm(), cnn.ReLU(), cnn.Affine(2)], (4,), seed=5
+    )
     assert a["a.w"].tobytes() == b["a.w"].tobytes()
     assert (a["a.w"] != cnn.Model([cnn.Affine(3, name="a")], (4,), seed=6)["a.w"]).all()
     np.testing.assert_allclose(a["a.w"][0], [0, 0, 0], atol=5)

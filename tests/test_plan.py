@@ -111,7 +111,9 @@ def test_a_plan_serves_every_batch_up_to_its_capacity(data, n):
     x, y = data
     bits = []
     for capacity in (n, 40):
-        model = model_of("float32", net=[cnn.Conv2d(4, 3), cnn.ReLU(), cnn.Flatten(), cnn.Affine(4)])
+        model = model_of(
+            "float32", net=[cnn.Conv2d(4, 3), cnn.ReLU(), cnn.Flatten(), cnn.Affine(4)]
+        )
         solver = cnn.Solver(model, update=cnn.Momentum(1e-2), batch_size=capacity)
         solver.step(x[:n], y[:n])
         bits.append(model.weights_sha256())
@@ -258,7 +260,16 @@ def test_a_run_allocates_nothing(tmp_path):
     """The C library's own allocations, counted: a run of 200 steps makes as many as one of 2."""
     (tmp_path / "count.c").write_text(COUNTER)
     library = tmp_path / "count.so"
-    command = ["gcc", "-shared", "-fPIC", "-O1", str(tmp_path / "count.c"), "-o", str(library), "-ldl"]
+    command = [
+        "gcc",
+        "-shared",
+        "-fPIC",
+        "-O1",
+        str(tmp_path / "count.c"),
+        "-o",
+        str(library),
+        "-ldl",
+    ]
     subprocess.run(command, check=True)
     script = """
         import ctypes, numpy as np, cnncore as cnn

@@ -144,7 +144,8 @@ def test_a_quota_limits_the_default_but_not_a_request():
 def test_too_few_threads_to_be_had_is_no_catastrophe():
     """libgomp ends the process when it cannot create a thread; the team must be tried out first."""
     out = run(
-        "import resource\n" + textwrap.dedent(TRAIN)
+        "import resource\n"
+        + textwrap.dedent(TRAIN)
         + textwrap.dedent("""
         cnn.set_num_threads(200)
         used = int(open('/proc/self/statm').read().split()[0]) * 4096

@@ -24,6 +24,4 @@ __all__ = [
     "Sequential",
 ]
 
-REGISTRY: dict[str, type[Layer]] = {
-    name: globals()[name] for name in __all__ if name != "Layer"
-}
+REGISTRY: dict[str, type[Layer]] = {name: globals()[name] for name in __all__ if name != "Layer"}

@@ -69,7 +69,7 @@ def cost(
     return 14 * prod(w), 7 * prod(w)
 
 
-_ARRAYS = {
+_ARRAYS: dict[str, Shape | Draw | Array] = {
     "w": (20176,), "dw": (20176,), "segments": l2_penalty.SEGMENTS,
     "m": (20176,), "v": Draw((20176,), "positive"),
 }  # fmt: skip

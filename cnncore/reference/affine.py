@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from math import prod
 
-
 from ..shapes import Shape, expect, expect_rank
 from .case import Array, Case, Inferred
 

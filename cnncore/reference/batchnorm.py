@@ -12,7 +12,7 @@ from .case import Array, Case, Inferred
 
 
 def infer(x: Shape, gamma: Shape, beta: Shape, eps: Any = 1e-5) -> Inferred:
-    """x (n, d) or (n, h, w, c); gamma, beta and the results mean and var have one entry a channel."""
+    """x (n, d) or (n, h, w, c); gamma, beta, mean and var have one entry a channel."""
     expect_rank("x", x, (2, 4), "(n, d) or (n, h, w, c)")
     channels = (x[-1],)
     expect("gamma", gamma, channels, "(channels of x,)")

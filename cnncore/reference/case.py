@@ -57,6 +57,8 @@ def _draw(random: np.random.RandomState, what: Shape | Draw | Array, dtype: str)
         return random.randint(0, 256, draw.shape).astype(np.uint8)
     if draw.kind == "distinct":  # no two near each other, none near 0: far from every kink
         count = int(np.prod(draw.shape))
-        return ((random.permutation(count) + 0.25).reshape(draw.shape) / count * 4 - 2).astype(dtype)
+        return ((random.permutation(count) + 0.25).reshape(draw.shape) / count * 4 - 2).astype(
+            dtype
+        )
     values = random.standard_normal(draw.shape)
     return np.asarray(abs(values) + 0.1 if draw.kind == "positive" else values, dtype=dtype)

@@ -27,9 +27,7 @@ def infer(
     return Inferred({"y": (x[0], *positions, w[3])}, {"stride": steps, "padding": border})
 
 
-def infer_backward(
-    dy: Shape, x: Shape, w: Shape, stride: Any = 1, padding: Any = 0
-) -> Inferred:
+def infer_backward(dy: Shape, x: Shape, w: Shape, stride: Any = 1, padding: Any = 0) -> Inferred:
     results, attributes = infer(x, w, None, stride, padding)
     expect("dy", dy, results["y"], "(n, p, q, k)")
     return Inferred({"dx": x, "dw": w, "db": w[3:]}, attributes)
@@ -39,7 +37,9 @@ def _bordered(x: Array, p: Padding) -> Array:
     return np.pad(x, ((0, 0), (p[0], p[1]), (p[2], p[3]), (0, 0)))
 
 
-def _taps(x: Array, w: Shape, y: Shape, stride: Shape) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
+def _taps(
+    x: Array, w: Shape, y: Shape, stride: Shape
+) -> Iterator[tuple[int, int, tuple[slice, ...]]]:
     """For each filter tap (r, s): the pixels of bordered x that it meets."""
     for r in range(w[0]):
         for s in range(w[1]):
@@ -59,9 +59,7 @@ def forward(
     return {"y": y if b is None else y + b}
 
 
-def backward(
-    dy: Array, x: Array, w: Array, stride: Any = 1, padding: Any = 0
-) -> dict[str, Array]:
+def backward(dy: Array, x: Array, w: Array, stride: Any = 1, padding: Any = 0) -> dict[str, Array]:
     _, attributes = infer(x.shape, w.shape, None, stride, padding)
     p = attributes["padding"]
     bordered = _bordered(x, p)

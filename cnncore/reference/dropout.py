@@ -38,7 +38,9 @@ def mask(shape: Shape, keep_prob: float, ordinal: int, seed: int, t: int) -> Arr
     return (draws < int(65536 * keep_prob + 0.5)).reshape(shape)
 
 
-def forward(x: Array, keep_prob: float, ordinal: int = 0, seed: int = 0, t: int = 1) -> dict[str, Array]:
+def forward(
+    x: Array, keep_prob: float, ordinal: int = 0, seed: int = 0, t: int = 1
+) -> dict[str, Array]:
     return {"y": np.where(mask(x.shape, keep_prob, ordinal, seed, t), x / keep_prob, 0)}
 
 

@@ -27,9 +27,7 @@ def infer(
     """data (N, ...), labels (N,); mean and scale of length 1, of the last axis or of an example."""
     expect_rank("data", data, (2, 3, 4), "(N, ...)")
     for name, shape in (("mean", mean), ("scale", scale)):
-        if shape is not None and (
-            len(shape) != 1 or shape[0] not in (1, data[-1], prod(data[1:]))
-        ):
+        if shape is not None and (len(shape) != 1 or shape[0] not in (1, data[-1], prod(data[1:]))):
             raise ValueError(
                 f"{name} has shape {shape}, expected length 1, {data[-1]} or {prod(data[1:])}"
             )
@@ -92,8 +90,15 @@ _INDEX = {"index": np.array([3, 0, 3, 5, 1])}
 _LABELS = np.array([4, 0, 9, 2, 7, 1])
 CASES = [
     Case("floats", {"data": (6, 5)}, {}, _INDEX),
-    Case("bytes", {"data": Draw((6, 4, 3, 2), "bytes"), "labels": _LABELS}, {"classes": 10}, _INDEX),
+    Case(
+        "bytes", {"data": Draw((6, 4, 3, 2), "bytes"), "labels": _LABELS}, {"classes": 10}, _INDEX
+    ),
     Case("one mean", {"data": Draw((6, 7), "bytes"), "mean": (1,)}, {}, _INDEX),
     Case("channels", {"data": (6, 4, 3, 2), "mean": (2,), "scale": (2,)}, {}, _INDEX),
-    Case("mean image", {"data": Draw((6, 4, 3, 2), "bytes"), "mean": (24,), "scale": (1,)}, {}, _INDEX),
+    Case(
+        "mean image",
+        {"data": Draw((6, 4, 3, 2), "bytes"), "mean": (24,), "scale": (1,)},
+        {},
+        _INDEX,
+    ),
 ]

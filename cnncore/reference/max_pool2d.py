@@ -40,9 +40,7 @@ def infer_backward(
 def forward(x: Array, size: Any = 2, stride: Any = None, padding: Any = 0) -> dict[str, Array]:
     results, a = infer(x.shape, size, stride, padding)
     p, (rows, columns) = a["padding"], results["y"][1:3]
-    bordered = np.pad(
-        x, ((0, 0), (p[0], p[1]), (p[2], p[3]), (0, 0)), constant_values=-np.inf
-    )
+    bordered = np.pad(x, ((0, 0), (p[0], p[1]), (p[2], p[3]), (0, 0)), constant_values=-np.inf)
     y, winner = np.full(results["y"], -np.inf, x.dtype), np.zeros(results["y"], np.uint16)
     inside = np.zeros(results["y"], bool)  # a window of -inf is won by its first pixel in the image
     image = np.pad(np.ones(x.shape, bool), ((0, 0), (p[0], p[1]), (p[2], p[3]), (0, 0)))

@@ -45,7 +45,12 @@ def cost(w: Shape, dw: Shape, segments: Shape, v: Shape, mu: float = 0.9) -> tup
     return 6 * prod(w), 5 * prod(w)
 
 
-_ARRAYS = {"w": (20176,), "dw": (20176,), "segments": l2_penalty.SEGMENTS, "v": (20176,)}
+_ARRAYS: dict[str, Shape | Array] = {
+    "w": (20176,),
+    "dw": (20176,),
+    "segments": l2_penalty.SEGMENTS,
+    "v": (20176,),
+}
 CASES = [
     Case("default", _ARRAYS, {}, {"lr": 0.1}),
     Case("mu 0.5", _ARRAYS, {"mu": 0.5}, {"lr": 0.01}),

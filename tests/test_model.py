@@ -1,0 +1,362 @@
+"""Models: paths, prediction, gradients, summaries, files, gradient checks."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import zipfile
+
+import numpy as np
+import pytest
+
+import cnncore as cnn
+from cnncore import files
+from cnncore.vector import Vector
+
+NET = [
+    cnn.Conv2d(6, 3, padding="same", name="first"), cnn.BatchNorm(), cnn.ReLU(), cnn.MaxPool2d(2),
+    cnn.Residual(
+        [cnn.Conv2d(6, 3, padding="same"), cnn.ReLU(), cnn.Conv2d(6, 3, padding="same")],
+        shortcut=[cnn.Conv2d(6, 1)],
+    ),
+    cnn.Flatten(), cnn.Affine(20), cnn.ReLU(), cnn.Dropout(0.5), cnn.Affine(10),
+]  # fmt: skip
+
+
+def digits_model(dtype="float32", **more):
+    return cnn.Model(NET, (8, 8, 1), regularization=cnn.L2(1e-3), dtype=dtype, **more)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return cnn.data.digits()
+
+
+def test_paths_and_views():
+    model = digits_model()
+    assert "first.w" in model.paths()
+    assert model["4.0.w"].shape == (3, 3, 6, 6)
+    assert model["4.shortcut.0.b"].shape == (6,)
+    assert model["1.running_var"].tolist() == [1.0] * 6
+    model["4.0.w"][...] = 3
+    assert (model.parameters["4.0.w"] == 3).all()
+    assert model["4.0.w"].ctypes.data % 64 == 0
+    with pytest.raises(KeyError, match=r"no '4\.0\.q'"):
+        model["4.0.q"]
+
+
+def test_a_write_through_a_view_counts_from_the_next_call(digits):
+    model = digits_model()
+    x = digits.x_test[:5]
+    before = model.scores(x)
+    model["9.b"][...] += 1
+    np.testing.assert_allclose(model.scores(x), before + 1, rtol=1e-5)
+
+
+def test_pads_between_parameters_are_and_stay_zero(digits):
+    model = digits_model()
+    solver = cnn.Solver(model, update=cnn.Adam(), batch_size=20)
+    for _ in range(3):
+        solver.step(digits.x_train[:20], digits.y_train[:20])
+    pads = np.ones(len(model.parameters), bool)
+    for entry in model.architecture.parameters.entries.values():
+        pads[entry.offset : entry.offset + entry.length] = False
+    assert pads.any()
+    for vector in (model.parameters, *solver._vectors.values()):
+        assert (np.asarray(vector)[pads] == 0).all()
+
+
+def test_uint8_means_divided_by_255(digits):
+    model = digits_model()
+    as_float = (digits.x_test / 255).astype(np.float32)
+    assert model.scores(digits.x_test).tobytes() == model.scores(as_float).tobytes()
+
+
+def test_a_missing_channel_axis_and_channels_first_are_understood(digits):
+    x = digits.x_test[:9]
+    model = digits_model()
+    want = model.scores(x).tobytes()
+    assert model.scores(x[..., 0]).tobytes() == want
+    colour = np.random.RandomState(0).rand(4, 6, 5, 3).astype(np.float32)
+    net = [cnn.Conv2d(4, 3), cnn.Flatten(), cnn.Affine(3)]
+    last = cnn.Model(net, (6, 5, 3))
+    first = cnn.Model(net, (3, 6, 5), input_layout="nchw")
+    assert first.input_shape == (6, 5, 3)
+    moved = np.ascontiguousarray(np.moveaxis(colour, -1, 1))
+    assert first.scores(moved).tobytes() == last.scores(colour).tobytes()
+
+
+def test_arrays_of_any_layout_are_read_right(digits):
+    x = (digits.x_test[:12] / 255).astype(np.float64)
+    model = digits_model("float64")
+    want = model.scores(x)
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    padded = np.zeros((12, 8, 8, 3))
+    padded[..., :1] = x
+    unaligned = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float64).reshape(x.shape)
+    unaligned[...] = x
+    for version in (
+        read_only, np.asfortranarray(x), padded[..., :1], x[::-1][::-1], unaligned,
+        x.astype(x.dtype.newbyteorder()), x.tolist(),
+    ):  # fmt: skip
+        assert model.scores(version).tobytes() == want.tobytes()
+
+
+def test_predictions_agree_with_each_other(digits):
+    model = digits_model()
+    scores, prob = model.scores(digits.x_test), model.predict_proba(digits.x_test)
+    np.testing.assert_allclose(prob.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(model.predict(digits.x_test), scores.argmax(axis=1))
+    found = model.evaluate(digits.x_test, digits.y_test, batch_size=100)
+    right = (model.predict(digits.x_test) == digits.y_test).mean()
+    assert found["accuracy"] == pytest.approx(right)
+    rows = np.arange(len(prob))
+    assert found["loss"] == pytest.approx(-np.log(prob[rows, digits.y_test]).mean(), rel=1e-5)
+
+
+def test_loss_and_gradients_change_nothing(digits):
+    model = digits_model()
+    before = model.weights_sha256()
+    loss, gradients = model.loss_and_gradients(digits.x_train[:7], digits.y_train[:7])
+    assert model.weights_sha256() == before
+    assert isinstance(gradients, Vector)
+    assert gradients.paths() == model.parameters.paths()
+    assert gradients["9.w"].shape == (20, 10)
+    assert np.linalg.norm(gradients["first.w"]) > 0
+    again = model.loss_and_gradients(digits.x_train[:7], digits.y_train[:7])
+    assert again[0] == loss
+    assert again[1].tobytes() == gradients.tobytes()
+
+
+def test_loss_starts_at_chance_and_the_penalty_raises_it(digits):
+    """cs231n: ln 10 = 2.303 for small weights, and half the squared weights times the strength."""
+    small = cnn.init.SmallGaussian(1e-4)
+    net = [cnn.Flatten(), cnn.Affine(50, init=small), cnn.ReLU(), cnn.Affine(10, init=small)]
+    batch = digits.x_train[:50], digits.y_train[:50]
+    plain, _ = cnn.Model(net, (8, 8, 1)).loss_and_gradients(*batch)
+    assert plain == pytest.approx(np.log(10), abs=1e-3)
+    model = cnn.Model(net, (8, 8, 1), regularization=cnn.L2(1e3), dtype="float64")
+    loss, gradients = model.loss_and_gradients(*batch)
+    squares = sum((model[path] ** 2).sum() for path in ("1.w", "3.w"))
+    assert loss == pytest.approx(plain + 0.5 * 1e3 * squares, rel=1e-6)
+    np.testing.assert_allclose(gradients["3.w"], 1e3 * model["3.w"], atol=0.1)
+
+
+def test_initializations_have_their_variances():
+    shape = (3, 3, 64, 128)
+    for name, variance in {
+        "gaussian": 1e-4, "lecun": 1 / 576, "glorot": 2 / (576 + 1152), "he": 2 / 576
+    }.items():  # fmt: skip
+        drawn = cnn.init.NAMES[name].draw(0, "path", shape)
+        assert drawn.var() == pytest.approx(variance, rel=0.02)
+        assert abs(drawn.mean()) < 4 * np.sqrt(variance / drawn.size)
+
+
+def test_he_before_relu_and_lecun_elsewhere():
+    model = cnn.Model(
+        [cnn.Conv2d(64, 3), cnn.BatchNorm(), cnn.ReLU(), cnn.Flatten(), cnn.Affine(200)],
+        (10, 10, 16),
+    )
+    assert model["0.w"].var() == pytest.approx(2 / (9 * 16), rel=0.1)
+    assert model["4.w"].var() == pytest.approx(1 / (64 * 64), rel=0.05)
+
+
+def test_summary_counts(capsys):
+    text = digits_model().summary()
+    assert "4.shortcut.0" in text
+    count = 60 + 12 + 2 * (54 * 6 + 6) + 42 + 16 * 6 * 20 + 20 + 210
+    assert f"{count:,} parameters" in text
+    assert f"{2 * 64 * 9 * 6:,}" in text
+
+
+def test_gradcheck_passes_and_prints(digits, capsys):
+    outcome = cnn.gradcheck(digits_model(), digits.x_train[:3], digits.y_train[:3])
+    assert outcome
+    assert {c.path for c in outcome.coordinates} >= {"first.w", "1.gamma", "4.shortcut.0.b", "x"}
+    assert "agree" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["first.w", "1.gamma", "4.2.b", "9.w"])
+def test_gradcheck_reports_a_wrong_gradient(digits, monkeypatch, path):
+    original = cnn.Model.gradient_runner
+
+    def spoilt(self, capacity, *, input_gradient=False):
+        runner, gradients = original(self, capacity, input_gradient=input_gradient)
+        run = runner.run
+
+        def run_and_spoil(*arguments, **more):
+            results = run(*arguments, **more)
+            gradients.part(path)[...] *= 1.001
+            return results
+
+        runner.run = run_and_spoil
+        return runner, gradients
+
+    monkeypatch.setattr(cnn.Model, "gradient_runner", spoilt)
+    outcome = cnn.gradcheck(digits_model(), digits.x_train[:3], digits.y_train[:3], verbose=False)
+    assert not outcome
+    assert "DIFFER" in str(outcome)
+    assert any(not c.passed and c.path == path for c in outcome.coordinates)
+
+
+def test_gradcheck_of_strided_padded_pooled_net():
+    random = np.random.RandomState(0)
+    net = [
+        cnn.Conv2d(4, (3, 2), stride=(2, 1), padding=((1, 0), (1, 1))), cnn.ReLU(),
+        cnn.MaxPool2d(3, 2, 1), cnn.Conv2d(5, 4, stride=2, padding="same"), cnn.BatchNorm(),
+        cnn.GlobalAvgPool2d(), cnn.Dropout(0.7), cnn.Affine(3),
+    ]  # fmt: skip
+    model = cnn.Model(net, (11, 9, 2), regularization=cnn.L2(0.1))
+    assert cnn.gradcheck(model, random.rand(3, 11, 9, 2), [0, 2, 1], verbose=False)
+
+
+# Files.
+
+
+def test_a_saved_model_comes_back_whole(tmp_path, digits):
+    model = digits_model(seed=3)
+    cnn.Solver(model, (digits.x_train, digits.y_train), update=cnn.Adam(), num_iterations=5).train()
+    model.save(tmp_path / "m.npz")
+    again = cnn.load(tmp_path / "m.npz")
+    assert again.weights_sha256() == model.weights_sha256()
+    assert (again.net, again.loss, again.regularization) == (model.net, model.loss, cnn.L2(1e-3))
+    assert (
+        again.predict_proba(digits.x_test).tobytes() == model.predict_proba(digits.x_test).tobytes()
+    )
+    with np.load(tmp_path / "m.npz") as plain:
+        np.testing.assert_array_equal(plain["4.0.w"], model["4.0.w"])
+        assert json.loads(bytes(plain["meta"]))["format"] == 1
+    model.save(tmp_path / "n.npz")
+    assert (tmp_path / "n.npz").read_bytes() == (tmp_path / "m.npz").read_bytes()
+
+
+def test_channels_first_and_float64_come_back(tmp_path):
+    net = [cnn.Conv2d(4, 3, init="glorot"), cnn.Flatten(), cnn.Affine(3)]
+    model = cnn.Model(net, (2, 6, 5), input_layout="nchw", dtype="float64")
+    model.save(tmp_path / "m.npz")
+    again = cnn.load(tmp_path / "m.npz")
+    x = np.random.RandomState(0).rand(3, 2, 6, 5)
+    assert again.scores(x).tobytes() == model.scores(x).tobytes()
+
+
+def spoil(path, change, tmp_path):
+    """A copy of a model file with its meta changed by `change`."""
+    target = tmp_path / "spoilt.npz"
+    with np.load(path) as source:
+        arrays = dict(source)
+    meta = json.loads(bytes(arrays.pop("meta")))
+    text = change(meta)
+    text = json.dumps(meta) if text is None else text
+    arrays["meta"] = np.frombuffer(text.encode(), np.uint8)
+    with open(target, "wb") as stream:
+        files._write(stream, arrays)
+    return target
+
+
+def _deep(meta):
+    return '{"format": 1, "net": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+
+def _without_seed(meta):
+    del meta["seed"]
+
+
+def _set(**values):
+    return lambda meta: meta.update(values)
+
+
+CHANGES = [
+    (_set(format=2, version="9.9"), "format 2"),
+    (_set(format="1"), "not a model file"),
+    (_set(dtype="float16"), "float16"),
+    (_set(net={"type": "os.system"}), "unknown type"),
+    (_set(net={"type": "Affine", "m": 3}), "not a Sequential"),
+    (_set(net={"type": "Sequential", "layers": [{"type": "Affine", "m": 2**40}]}), "m must"),
+    (_set(net={"type": "Sequential", "layers": [{"type": "Affine", "m": 2**31 - 1}]}), "0.w"),
+    (_set(net={"type": "Sequential", "layers": [{"type": "ReLU", "size": 3}]}), "no argument"),
+    (_set(input_shape="8"), "input_shape"),
+    (_set(input_shape=[8, 8]), "input_shape"),
+    (_set(loss={"type": "hinge"}), "unknown type"),
+    (_without_seed, "seed"),
+    (_deep, "JSON|deep"),
+    (lambda meta: '{"format": 1, "format": 1}', "twice"),
+    (lambda meta: '{"format": NaN}', "NaN"),
+    (lambda meta: "[]", "not a model file"),
+    (lambda meta: "{", "JSON"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), CHANGES, ids=[w for _, w in CHANGES])
+def test_wrong_configurations_are_refused(tmp_path, change, words):
+    digits_model().save(tmp_path / "m.npz")
+    bad = spoil(tmp_path / "m.npz", change, tmp_path)
+    with pytest.raises(cnn.DataFormatError, match=words) as caught:
+        cnn.load(bad)
+    assert "spoilt.npz" in str(caught.value)
+
+
+def test_truncated_and_damaged_model_files_are_refused(tmp_path):
+    digits_model().save(tmp_path / "m.npz")
+    whole = (tmp_path / "m.npz").read_bytes()
+    bad = tmp_path / "bad.npz"
+    for size in (0, 10, len(whole) // 2, len(whole) - 1):
+        bad.write_bytes(whole[:size])
+        with pytest.raises(cnn.DataFormatError, match="bad.npz"):
+            cnn.load(bad)
+    found = 0
+    random = np.random.RandomState(0)
+    for position in random.randint(0, len(whole), 200):
+        spoilt = bytearray(whole)
+        spoilt[position] ^= 1 << random.randint(8)
+        bad.write_bytes(spoilt)
+        try:
+            again = cnn.load(bad)
+        except cnn.DataFormatError:
+            found += 1
+        else:  # a flip in what carries no meaning, such as a date
+            assert again.weights_sha256() == digits_model().weights_sha256()
+    assert found > 150
+
+
+def test_an_array_of_the_wrong_shape_or_none_is_refused(tmp_path):
+    model = digits_model()
+    model.save(tmp_path / "m.npz")
+    with np.load(tmp_path / "m.npz") as source:
+        arrays = dict(source)
+    for change, words in (
+        ({"9.w": arrays["9.w"].T}, "9.w has shape"),
+        ({"9.w": arrays["9.w"].astype("f8")}, "dtype"),
+        ({"9.w": None}, "9.w"),
+    ):
+        with open(tmp_path / "bad.npz", "wb") as stream:
+            files._write(stream, {n: a for n, a in (arrays | change).items() if a is not None})
+        with pytest.raises(cnn.DataFormatError, match=words):
+            cnn.load(tmp_path / "bad.npz")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    model = digits_model()
+    path = tmp_path / "m.npz"
+    model.save(path)
+    before = path.read_bytes()
+    model["9.b"][...] = 7
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            model.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m.npz"]
+    with pytest.raises(FileNotFoundError):
+        model.save(tmp_path / "nowhere" / "m.npz")
+
+
+def test_saved_members_are_stored_with_checksums(tmp_path):
+    digits_model().save(tmp_path / "m.npz")
+    with zipfile.ZipFile(tmp_path / "m.npz") as archive:
+        assert {i.compress_type for i in archive.infolist()} == {zipfile.ZIP_STORED}
+        assert all(i.CRC for i in archive.infolist())

@@ -1,0 +1,294 @@
+"""The solver: counting, sampling, accuracy checks, endings, interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import timeit
+
+import numpy as np
+import pytest
+
+import cnncore as cnn
+from cnncore.solver import Step
+
+NET = [cnn.Flatten(), cnn.Affine(30), cnn.BatchNorm(), cnn.ReLU(), cnn.Dropout(0.8), cnn.Affine(10)]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return cnn.data.digits()
+
+
+def make(digits, model=None, *, train=None, **more):
+    model = model or cnn.Model(NET, (8, 8, 1), regularization=cnn.L2(1e-3))
+    settings = {"update": cnn.Adam(3e-3), "batch_size": 50, "num_epochs": 3} | more
+    if "num_iterations" in more:
+        settings.pop("num_epochs", None)
+    train = (digits.x_train, digits.y_train) if train is None else train
+    return cnn.Solver(model, train, (digits.x_val, digits.y_val), **settings)
+
+
+def test_epochs_and_iterations(digits):
+    solver = make(digits)  # 1257 examples
+    assert solver.iterations_per_epoch == 25
+    assert solver.num_iterations == 75
+    assert make(digits, last_batch="keep").iterations_per_epoch == 26
+    assert make(digits, batch_size=5000).iterations_per_epoch == 1
+    assert make(digits, batch_size=5000).batch_size == 1257
+    assert make(digits, num_iterations=7).num_iterations == 7
+
+
+def test_a_shuffled_epoch_shows_each_example_once(digits):
+    solver = make(digits, last_batch="keep")
+    sizes, index = solver._batches(1, 0, solver.iterations_per_epoch)
+    assert sorted(index) == list(range(1257))
+    assert sizes.tolist() == [50] * 25 + [7]
+
+
+def test_replacement_draws_from_all_and_repeats(digits):
+    solver = make(digits, sampling="replacement", num_iterations=200)
+    sizes, index = solver._batches(1, 0, 200)
+    assert len(index) == 200 * 50
+    assert index.min() >= 0
+    assert index.max() < 1257
+    assert len(set(index[:1257])) < 1257
+    assert len(set(index)) > 1200
+    solver.train()
+    assert len(solver.history["loss"]) == 200
+
+
+def test_history_and_when_accuracy_is_checked(digits):
+    solver = make(digits)
+    history = solver.train()
+    assert len(history["loss"]) == len(history["data_loss"]) == len(history["penalty"]) == 75
+    np.testing.assert_allclose(
+        history["loss"], np.add(history["data_loss"], history["penalty"]), rtol=1e-12
+    )
+    assert history["iterations"] == [1, 25, 50, 75]
+    for name in ("train_accuracy", "validation_accuracy", "validation_loss"):
+        assert len(history[name]) == 4
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_without_validation(digits):
+    model = cnn.Model(NET, (8, 8, 1))
+    solver = cnn.Solver(
+        model, (digits.x_train, digits.y_train), update=cnn.SGD(0.1), batch_size=50, num_epochs=2
+    )
+    history = solver.train()
+    assert history["validation_accuracy"] == []
+    assert len(history["train_accuracy"]) == 3
+
+
+def test_steps_are_yielded_and_lr_may_change_between(digits):
+    solver = make(digits, num_epochs=2, lr_decay=0.5)
+    steps = []
+    for step in solver:
+        assert isinstance(step, Step)
+        steps.append(step)
+        if step.iteration == 10:
+            solver.lr = 1e-3
+    assert [s.iteration for s in steps] == list(range(1, 51))
+    assert [s.iteration for s in steps if s.epoch_end] == [25, 50]
+    assert {s.epoch for s in steps[:25]} == {1}
+    assert steps[9].lr == 3e-3
+    assert steps[10].lr == 1e-3
+    assert steps[25].lr == 5e-4
+    assert all(s.loss >= s.data_loss for s in steps)
+
+
+def test_a_learning_rate_of_zero_changes_no_parameter(digits):
+    solver = make(digits, update=cnn.SGD(0.0), num_epochs=1)
+    before = solver.model.parameters.copy()
+    solver.train()
+    assert (solver.model.parameters == before).all()
+
+
+def test_lr_is_data_and_not_part_of_the_plan(digits):
+    model = cnn.Model(NET, (8, 8, 1))
+    programs = set()
+    for lr in (0.1, 0.2):
+        solver = make(digits, model, update=cnn.SGD(lr), num_iterations=1)
+        solver.train()
+        programs.add(solver._runner.program)
+    assert len(programs) == 1
+
+
+@pytest.mark.parametrize("update", [cnn.SGD(0.1), cnn.Momentum(0.05), cnn.Adam(5e-3)])
+def test_every_rule_learns_the_digits(digits, update):
+    solver = make(digits, update=update, num_epochs=8)
+    solver.train()
+    assert solver.model.evaluate(digits.x_test, digits.y_test)["accuracy"] > 0.93
+
+
+def test_float64_learns_too(digits):
+    solver = make(digits, cnn.Model(NET, (8, 8, 1), dtype="float64"), num_epochs=8)
+    solver.train()
+    assert solver.model.evaluate(digits.x_test, digits.y_test)["accuracy"] > 0.93
+
+
+def test_overfits_twenty_examples(digits):
+    model = cnn.Model([cnn.Flatten(), cnn.Affine(100), cnn.ReLU(), cnn.Affine(10)], (8, 8, 1))
+    few = digits.x_train[:20], digits.y_train[:20]
+    solver = cnn.Solver(model, few, update=cnn.SGD(0.5), batch_size=20, num_epochs=300)
+    history = solver.train()
+    assert history["train_accuracy"][-1] == 1.0
+    assert history["loss"][-1] < 0.01
+
+
+def test_best_or_last_is_restored_with_its_statistics(digits):
+    best, last = make(digits, restore="best"), make(digits, restore="last")
+    # A rate that spoils the net after its best moment.
+    for solver in (best, last):
+        for step in solver:
+            if step.iteration == 60:
+                solver.lr = 0.3
+    accuracies = best.history["validation_accuracy"]
+    assert accuracies == last.history["validation_accuracy"]
+    assert max(accuracies) > accuracies[-1]
+    found = best.model.evaluate(digits.x_val, digits.y_val)["accuracy"]
+    assert found == max(accuracies)
+    assert last.model.evaluate(digits.x_val, digits.y_val)["accuracy"] == accuracies[-1]
+    assert (best.model.statistics != last.model.statistics).any()
+
+
+def test_training_goes_on_from_the_last_state(digits):
+    once = make(digits, num_epochs=6)
+    once.train()
+    twice = make(digits, num_epochs=2)
+    twice.train()
+    twice.train(num_epochs=4)
+    assert twice.model.weights_sha256() == once.model.weights_sha256()
+    assert twice.history["loss"] == once.history["loss"]
+
+
+def test_a_change_by_the_user_after_training_is_respected(digits):
+    solver = make(digits, num_epochs=2)
+    solver.train()
+    solver.model["5.b"][...] = 100
+    solver.lr = 0.0
+    solver.train(num_epochs=1)
+    assert (solver.model["5.b"] > 90).all()
+
+
+def test_divergence_raises_and_changes_nothing(digits):
+    solver = make(digits, update=cnn.SGD(1e-2), restore="last")
+    steps = iter(solver)
+    next(steps)
+    before = solver.model.weights_sha256()
+    solver.model["1.w"][0, 0] = np.inf
+    spoilt = solver.model.weights_sha256()
+    with pytest.raises(cnn.DivergenceError, match="iteration 2.*not finite") as caught:
+        next(steps)
+    assert caught.value.iteration == 2
+    assert solver.model.weights_sha256() == spoilt != before
+    assert len(solver.history["loss"]) == 1
+
+
+def test_a_diverged_training_keeps_its_best_state(digits):
+    solver = make(digits, update=cnn.Momentum(0.05), num_epochs=4)
+    for step in solver:
+        if step.iteration == 50:
+            break
+    best = max(solver.history["validation_accuracy"])
+    solver.lr = 1e38
+    with pytest.raises(cnn.DivergenceError):
+        solver.train()
+    assert np.isfinite(solver.model.parameters).all()
+    assert solver.model.evaluate(digits.x_val, digits.y_val)["accuracy"] == best
+
+
+def test_bad_labels_that_appear_later_are_found_by_the_step(digits):
+    y = digits.y_train.copy()
+    solver = make(digits, train=(digits.x_train, y))
+    assert solver._train[1] is y or solver._train[1].base is y
+    y[::3] = 10
+    before = solver.model.weights_sha256()
+    with pytest.raises(ValueError, match=r"y\[\d+\] is 10, expected a class index in 0 .. 9"):
+        solver.train()
+    assert solver.model.weights_sha256() == before
+
+
+def test_not_finite_data_are_found_by_the_step(digits):
+    x = (digits.x_train / 255).astype(np.float32)
+    x[7, 3, 3, 0] = np.nan
+    solver = make(digits, train=(x, digits.y_train))
+    with pytest.raises(ValueError, match=r"x\[7\] holds NaN or infinity"):
+        solver.train()
+    with pytest.raises(ValueError, match=r"x\[7\] holds NaN"):
+        solver.model.predict(x)
+
+
+def test_batch_norm_over_one_value_is_an_error(digits):
+    solver = cnn.Solver(cnn.Model(NET, (8, 8, 1)), update=cnn.SGD(), batch_size=4)
+    with pytest.raises(ValueError, match=r"layer '2'.*more than one value"):
+        solver.step(digits.x_train[:1], digits.y_train[:1])
+    solver.step(digits.x_train[:2], digits.y_train[:2])
+
+
+def test_step_returns_the_loss_before_the_update(digits):
+    model = cnn.Model([cnn.Flatten(), cnn.Affine(10)], (8, 8, 1), regularization=cnn.L2(0.1))
+    batch = digits.x_train[:30], digits.y_train[:30]
+    expected, gradients = model.loss_and_gradients(*batch)
+    before = model.parameters.copy()
+    solver = cnn.Solver(model, update=cnn.SGD(0.5), batch_size=30)
+    assert solver.step(*batch) == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(model.parameters, before - 0.5 * gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_momentum_follows_the_course_when_lr_changes():
+    """The velocity holds lr: with gradient 1 and lr 0.1, then 0.01, w is -0.1 - 0.1 = -0.2 after
+    mu = 0.9 (PyTorch's form gives -0.119)."""
+    w, v = np.zeros(1), np.zeros(1)
+    segments = np.array([[0.0, 1, 0]])
+    for lr in (0.1, 0.01):
+        out = cnn.ops.momentum.update(w=w, dw=np.ones(1), segments=segments, v=v, lr=lr, mu=0.9)
+        w, v = out["w"], out["v"]
+    assert w[0] == pytest.approx(-0.2)
+
+
+def test_adam_on_the_first_step_moves_by_lr():
+    segments = np.array([[0.0, 3, 0]])
+    zeros = np.zeros(3)
+    out = cnn.ops.adam.update(
+        w=zeros, dw=np.array([5.0, -0.01, 0.0]), segments=segments, m=zeros, v=zeros, lr=0.1, t=1
+    )
+    np.testing.assert_allclose(out["w"], [-0.1, 0.1, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.35])
+def test_interruption_leaves_a_usable_model_and_the_same_bits(digits, delay):
+    whole = make(digits, num_epochs=1000, restore="last")
+    solver = make(digits, num_epochs=1000, restore="last")
+    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        solver.train()
+    assert time.monotonic() - start < delay + 1.5
+    done = solver.iteration
+    assert len(solver.history["loss"]) == done > 0
+    assert solver.model.predict(digits.x_test).shape == (360,)
+    for step in whole:
+        if step.iteration == done:
+            break
+    assert whole.model.weights_sha256() == solver.model.weights_sha256()
+
+
+def test_a_second_equal_model_and_solver_are_cheap():
+    net = cnn.Sequential([cnn.Affine(64), cnn.ReLU(), cnn.Affine(10)])
+
+    def make_both():
+        return cnn.Solver(cnn.Model(net, (64,)), update=cnn.Adam(1e-3), batch_size=32)
+
+    make_both()
+    assert min(timeit.repeat(make_both, number=10, repeat=20)) / 10 < 0.5e-3
+
+
+def test_progress_is_shown_when_asked_for(digits, capsys):
+    make(digits, num_epochs=1, verbose=True).train()
+    assert "25/25" in capsys.readouterr().err
+    make(digits, num_epochs=1).train()
+    assert capsys.readouterr().err == ""
