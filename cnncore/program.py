@@ -264,7 +264,8 @@ class Runner:
                 f"expected a class index in 0 .. {classes - 1}"
             )
         if status == "input":
-            data = self.arrays["data"][rows].astype(self.program.plan.dtype)
+            with np.errstate(over="ignore"):
+                data = self.arrays["data"][rows].astype(self.program.plan.dtype)
             finite = np.isfinite(data).reshape(len(rows), -1).all(axis=1)
             raise ValueError(f"x[{rows[np.flatnonzero(~finite)[0]]}] holds NaN or infinity")
         if status == "one value":

@@ -48,23 +48,22 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
 }
 
 /* All m rows: tiles of `rows`, then of 4, then single rows. */
-#define ROWS(rows, nv, in_place)                                                             \
-    for (; i + rows <= m; i += rows)                                                         \
+#define ROWS(rows, nv, in_place)                                                                   \
+    for (; i + rows <= m; i += rows)                                                               \
     tile(rows, nv, in_place, g, g->x + i * g->ld, panel, y + i * ldy, ldy, &epilogue)
-#define PANEL(name, rows, nv)                                                                \
-    static __attribute__((noinline)) void name(const gemm_rows *g, ptrdiff_t m,              \
-                                               const real *panel, real *y, ptrdiff_t ldy,    \
-                                               gemm_epilogue epilogue) {                     \
-        ptrdiff_t i = 0;                                                                     \
-        if (g->step == 1) {                                                                  \
-            ROWS(rows, nv, 1);                                                               \
-            ROWS(4, nv, 1);                                                                  \
-            ROWS(1, nv, 1);                                                                  \
-        } else {                                                                             \
-            ROWS(rows, nv, 0);                                                               \
-            ROWS(4, nv, 0);                                                                  \
-            ROWS(1, nv, 0);                                                                  \
-        }                                                                                    \
+#define PANEL(name, rows, nv)                                                                      \
+    static __attribute__((noinline)) void name(const gemm_rows *g, ptrdiff_t m, const real *panel, \
+                                               real *y, ptrdiff_t ldy, gemm_epilogue epilogue) {   \
+        ptrdiff_t i = 0;                                                                           \
+        if (g->step == 1) {                                                                        \
+            ROWS(rows, nv, 1);                                                                     \
+            ROWS(4, nv, 1);                                                                        \
+            ROWS(1, nv, 1);                                                                        \
+        } else {                                                                                   \
+            ROWS(rows, nv, 0);                                                                     \
+            ROWS(4, nv, 0);                                                                        \
+            ROWS(1, nv, 0);                                                                        \
+        }                                                                                          \
     }
 
 #if CN_VECTOR_BYTES == 64 || defined(__aarch64__)

@@ -30,10 +30,10 @@ typedef struct {
 /* Why a step was given up. The tape also records which op said so. */
 typedef enum {
     CN_OK,
-    CN_BAD_INDEX,      /* an example's index lies outside the data set */
-    CN_BAD_LABEL,      /* a class index lies outside 0 .. classes-1 */
-    CN_BAD_INPUT,      /* NaN or infinity in the data */
-    CN_ONE_VALUE,      /* batch normalization over a single value per channel */
+    CN_BAD_INDEX, /* an example's index lies outside the data set */
+    CN_BAD_LABEL, /* a class index lies outside 0 .. classes-1 */
+    CN_BAD_INPUT, /* NaN or infinity in the data */
+    CN_ONE_VALUE, /* batch normalization over a single value per channel */
     CN_NOT_FINITE_LOSS,
     CN_NOT_FINITE_GRADIENT,
 } cn_status;
@@ -75,8 +75,7 @@ typedef struct {
 #define CN_MEMBER_NUMBER(name) double name;
 #define CN_MEMBER_FUSED(name) ptrdiff_t name;
 
-#define CN_ENTRY(name, kind, type, count) \
-    {#name, offsetof(CN_ARGS_TYPE, name), kind, type, count},
+#define CN_ENTRY(name, kind, type, count) {#name, offsetof(CN_ARGS_TYPE, name), kind, type, count},
 #define CN_ENTRY_TENSOR(name) CN_ENTRY(name, CN_FIELD_TENSOR, CN_REAL, 1)
 #define CN_ENTRY_TYPED(name, type) CN_ENTRY(name, CN_FIELD_TENSOR, type, 1)
 #define CN_ENTRY_SIZE(name, count) CN_ENTRY(name, CN_FIELD_SIZE, CN_I64, count)
@@ -86,16 +85,16 @@ typedef struct {
 /* FIELDS is a list macro that takes the five kinds: TENSOR(x) of the kernel's dtype,
  * TYPED(x, type), SIZE(name, count) integers, NUMBER(name) a double, and FUSED(name) a switch that
  * only a fusion sets (0 otherwise), which therefore no twin has. */
-#define CN_STRUCT(name, FIELDS)                                                              \
-    typedef struct {                                                                         \
-        cn_head head;                                                                        \
-        FIELDS(CN_MEMBER_TENSOR, CN_MEMBER_TYPED, CN_MEMBER_SIZE, CN_MEMBER_NUMBER,          \
-               CN_MEMBER_FUSED)                                                              \
+#define CN_STRUCT(name, FIELDS)                                                                    \
+    typedef struct {                                                                               \
+        cn_head head;                                                                              \
+        FIELDS(CN_MEMBER_TENSOR, CN_MEMBER_TYPED, CN_MEMBER_SIZE, CN_MEMBER_NUMBER,                \
+               CN_MEMBER_FUSED)                                                                    \
     } name;
-#define CN_TABLE(FIELDS)                                                                     \
-    (const cn_field[]) {                                                                     \
-        FIELDS(CN_ENTRY_TENSOR, CN_ENTRY_TYPED, CN_ENTRY_SIZE, CN_ENTRY_NUMBER,              \
-               CN_ENTRY_FUSED) { NULL, 0, 0, 0, 0 }                                          \
+#define CN_TABLE(FIELDS)                                                                           \
+    (const cn_field[]) {                                                                           \
+        FIELDS(CN_ENTRY_TENSOR, CN_ENTRY_TYPED, CN_ENTRY_SIZE, CN_ENTRY_NUMBER,                    \
+               CN_ENTRY_FUSED){NULL, 0, 0, 0, 0}                                                   \
     }
 
 typedef struct {

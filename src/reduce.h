@@ -9,7 +9,9 @@
 
 enum { REDUCE_TILE = 16, REDUCE_MAX_PARTS = 64 };
 
-CN_INLINE ptrdiff_t reduce_parts(ptrdiff_t rows) { return cn_clamp(rows / 128, 1, REDUCE_MAX_PARTS); }
+CN_INLINE ptrdiff_t reduce_parts(ptrdiff_t rows) {
+    return cn_clamp(rows / 128, 1, REDUCE_MAX_PARTS);
+}
 
 /* sum[j] = sum over rows of x[i][j]. */
 void CN(sum_rows)(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t columns);

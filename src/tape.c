@@ -69,7 +69,9 @@ static void walk(shared *s, int thread, int threads) {
 }
 
 void cn_tape_run(cn_run *run) {
-    shared s = {.run = run, .barrier.watched = &run->status, .deadline = run->seconds > 0 ? now() + run->seconds : 0};
+    shared s = {.run = run,
+                .barrier.watched = &run->status,
+                .deadline = run->seconds > 0 ? now() + run->seconds : 0};
     run->steps_done = 0;
     run->failed_op = -1;
     run->status = CN_OK;

@@ -15,13 +15,13 @@ typedef struct {
     cn_step *steps;
     ptrdiff_t step_count;
     char *scratch;
-    ptrdiff_t scratch_pitch;            /* bytes a thread */
+    ptrdiff_t scratch_pitch;             /* bytes a thread */
     const double *const *result_tensors; /* scalars copied out after each step */
     ptrdiff_t result_count;
     double *results; /* (step_count, result_count) */
     int team;
-    int reuse_once;   /* parameters do not change during the run: pack them at its first step */
-    double seconds;   /* stop after the step that ends beyond this time; 0: never */
+    int reuse_once; /* parameters do not change during the run: pack them at its first step */
+    double seconds; /* stop after the step that ends beyond this time; 0: never */
 
     ptrdiff_t steps_done; /* out */
     ptrdiff_t failed_op;

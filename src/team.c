@@ -72,7 +72,8 @@ int cn_team_prove(int wanted) {
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
     int made = 0;
     pthread_mutex_lock(&gate);
-    while (made < wanted - 1 && !pthread_create(&threads[made], NULL, wait_for_release, &gate)) made++;
+    while (made < wanted - 1 && !pthread_create(&threads[made], NULL, wait_for_release, &gate))
+        made++;
     pthread_mutex_unlock(&gate);
     for (int i = 0; i < made; i++) pthread_join(threads[i], NULL);
     free(threads);

@@ -303,7 +303,7 @@ def test_truncated_and_damaged_model_files_are_refused(tmp_path):
     bad = tmp_path / "bad.npz"
     for size in (0, 10, len(whole) // 2, len(whole) - 1):
         bad.write_bytes(whole[:size])
-        with pytest.raises(cnn.DataFormatError, match="bad.npz"):
+        with pytest.raises(cnn.DataFormatError, match=r"bad\.npz"):
             cnn.load(bad)
     found = 0
     random = np.random.RandomState(0)

@@ -50,7 +50,7 @@ def test_a_shuffled_epoch_shows_each_example_once(digits):
 
 def test_replacement_draws_from_all_and_repeats(digits):
     solver = make(digits, sampling="replacement", num_iterations=200)
-    sizes, index = solver._batches(1, 0, 200)
+    _, index = solver._batches(1, 0, 200)
     assert len(index) == 200 * 50
     assert index.min() >= 0
     assert index.max() < 1257
@@ -168,10 +168,10 @@ def test_training_goes_on_from_the_last_state(digits):
 def test_a_change_by_the_user_after_training_is_respected(digits):
     solver = make(digits, num_epochs=2)
     solver.train()
-    solver.model["5.b"][...] = 100
+    solver.model["5.b"][3] = 100  # everything is a three now
     solver.lr = 0.0
     solver.train(num_epochs=1)
-    assert (solver.model["5.b"] > 90).all()
+    assert solver.history["validation_accuracy"][-1] < 0.15
 
 
 def test_divergence_raises_and_changes_nothing(digits):
@@ -181,7 +181,7 @@ def test_divergence_raises_and_changes_nothing(digits):
     before = solver.model.weights_sha256()
     solver.model["1.w"][0, 0] = np.inf
     spoilt = solver.model.weights_sha256()
-    with pytest.raises(cnn.DivergenceError, match="iteration 2.*not finite") as caught:
+    with pytest.raises(cnn.DivergenceError, match=r"iteration 2.*not finite") as caught:
         next(steps)
     assert caught.value.iteration == 2
     assert solver.model.weights_sha256() == spoilt != before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -20,10 +21,10 @@ class Layer:
     rectifies: ClassVar[bool | None] = None
 
     def __post_init__(self) -> None:
-        if self.name is not None and (
-            not isinstance(self.name, str) or not self.name or "." in self.name
+        if self.name is not None and not (
+            isinstance(self.name, str) and re.fullmatch(r"[\w-]+", self.name)
         ):
-            raise ValueError(f"name must be a non-empty string without dots, not {self.name!r}")
+            raise ValueError(f"name must consist of letters, digits, _ and -, not {self.name!r}")
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         raise NotImplementedError

@@ -122,8 +122,8 @@ static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk
                       o.m, 1, step->n, gemm_panel_width(o.m, chunk));
     } else {
         ptrdiff_t panel = chunk - dy_panels, j = panel * GEMM_NR;
-        CN(gemm_pack)((real *)(workspace + o.packed_w) + o.m * j,
-                      (const real *)a->w.data + j * o.m, 1, o.m, o.m, gemm_panel_width(o.d, panel));
+        CN(gemm_pack)((real *)(workspace + o.packed_w) + o.m * j, (const real *)a->w.data + j * o.m,
+                      1, o.m, o.m, gemm_panel_width(o.d, panel));
     }
 }
 
@@ -157,7 +157,8 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     (void)scratch;
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
-    ptrdiff_t n = step->n, first = dx_chunks(a, o, n), weights = active_parts(o, n) * o.weight_blocks;
+    ptrdiff_t n = step->n, first = dx_chunks(a, o, n),
+              weights = active_parts(o, n) * o.weight_blocks;
     char *workspace = a->head.workspace;
     if (chunk < first) {
         product(a->dy.data, n, o.m, (const real *)(workspace + o.packed_w), o.d, NULL, 0,

@@ -5,12 +5,12 @@
 
 #include "kernel.h"
 
-#define AFFINE_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED) \
+#define AFFINE_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                         \
     TENSOR(x) TENSOR(w) TENSOR(b) TENSOR(y) FUSED(relu)
 CN_STRUCT(affine_forward, AFFINE_FORWARD)
 
 /* dx is optional: the first layer's is never computed. db is present where b is. */
-#define AFFINE_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED) \
+#define AFFINE_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
     TENSOR(dy) TENSOR(x) TENSOR(w) TENSOR(dx) TENSOR(dw) TENSOR(db)
 CN_STRUCT(affine_backward, AFFINE_BACKWARD)
 

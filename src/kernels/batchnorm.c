@@ -92,7 +92,8 @@ static void merge_moments(const void *args, const cn_step *step, ptrdiff_t chunk
             count = both;
         }
         ((real *)a->mean.data)[j] = (real)mean;
-        ((real *)a->var.data)[j] = (real)(squares > 0 ? squares / count : squares < 0 ? 0 : squares);
+        /* Rounding may leave a hair less than nothing; NaN stays. */
+        ((real *)a->var.data)[j] = (real)(squares < 0 ? 0 : squares / count);
     }
 }
 
@@ -122,14 +123,15 @@ static void forward_normalize(const void *args, const cn_step *step, ptrdiff_t c
               a->beta.data, a->mean.data, a->var.data, a->eps, (int)a->relu);
 }
 
-/* Backward: stage 0 makes each block's sums of dy and dy xhat, stage 1 adds them, stage 2 makes dx. */
+/* Backward: stage 0 makes each block's sums of dy and dy xhat, stage 1 adds them up, stage 2 makes
+ * dx. */
 
 static const char *backward_check(const void *args) {
     const batchnorm_backward *a = args;
     if (!cn_same(a->dy, a->x)) return "dy must have the shape of x";
     if (cn_present(a->dx) && !cn_same(a->dx, a->x)) return "dx must have the shape of x";
-    return check(a->x, a->x, a->eps,
-                 (cn_tensor[]){a->gamma, a->mean, a->var, a->dgamma, a->dbeta}, 5);
+    return check(a->x, a->x, a->eps, (cn_tensor[]){a->gamma, a->mean, a->var, a->dgamma, a->dbeta},
+                 5);
 }
 
 static ptrdiff_t backward_workspace(const void *args) {
@@ -206,7 +208,8 @@ static void backward_dx(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (ptrdiff_t j = 0; j < c; j += VL) {
         ptrdiff_t some = cn_min(VL, c - j);
         /* dx = scale (dy - centre - (x - mean) slope) */
-        vec m = v_load_n((const real *)a->mean.data + j, some), scale = {0}, centre = {0}, slope = {0};
+        vec m = v_load_n((const real *)a->mean.data + j, some), scale = {0}, centre = {0},
+            slope = {0};
         for (ptrdiff_t i = 0; i < some; i++) {
             double inverse = inverse_std(a, j + i);
             scale[i] = (real)((double)((const real *)a->gamma.data)[j + i] * inverse);
@@ -261,8 +264,8 @@ static void running_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const real *value = a->value.data;
     for (ptrdiff_t j = 0; j < a->running.shape[0]; j += VL) {
         ptrdiff_t some = a->running.shape[0] - j;
-        v_store_n(running + j, v_load_n(running + j, some) * keep + v_load_n(value + j, some) * take,
-                  some);
+        v_store_n(running + j,
+                  v_load_n(running + j, some) * keep + v_load_n(value + j, some) * take, some);
     }
 }
 

@@ -14,22 +14,23 @@
 
 #include "kernel.h"
 
-#define BATCHNORM_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                \
-    TENSOR(x) TENSOR(gamma) TENSOR(beta) TENSOR(y) TENSOR(mean) TENSOR(var) NUMBER(eps)      \
-    FUSED(relu)
+#define BATCHNORM_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                      \
+    TENSOR(x) TENSOR(gamma) TENSOR(beta) TENSOR(y) TENSOR(mean) TENSOR(var) NUMBER(eps) FUSED(relu)
 CN_STRUCT(batchnorm_forward, BATCHNORM_FORWARD)
 
-#define BATCHNORM_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                               \
-    TENSOR(dy) TENSOR(x) TENSOR(gamma) TENSOR(mean) TENSOR(var) TENSOR(dx) TENSOR(dgamma)    \
-    TENSOR(dbeta) NUMBER(eps)
+#define BATCHNORM_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                     \
+    TENSOR(dy)                                                                                     \
+    TENSOR(x) TENSOR(gamma) TENSOR(mean) TENSOR(var) TENSOR(dx) TENSOR(dgamma) TENSOR(dbeta)       \
+        NUMBER(eps)
 CN_STRUCT(batchnorm_backward, BATCHNORM_BACKWARD)
 
-#define BATCHNORM_EVAL_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                           \
-    TENSOR(x) TENSOR(gamma) TENSOR(beta) TENSOR(running_mean) TENSOR(running_var) TENSOR(y)  \
-    NUMBER(eps) FUSED(relu)
+#define BATCHNORM_EVAL_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                 \
+    TENSOR(x)                                                                                      \
+    TENSOR(gamma) TENSOR(beta) TENSOR(running_mean) TENSOR(running_var) TENSOR(y) NUMBER(eps)      \
+        FUSED(relu)
 CN_STRUCT(batchnorm_eval_forward, BATCHNORM_EVAL_FORWARD)
 
-#define RUNNING_AVERAGE_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                           \
+#define RUNNING_AVERAGE_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                 \
     TENSOR(running) TENSOR(value) NUMBER(momentum)
 CN_STRUCT(running_average_update, RUNNING_AVERAGE_UPDATE)
 

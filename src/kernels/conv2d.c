@@ -25,7 +25,8 @@ static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const p
     if (w.rank != 4 || cn_elements(w) < 1) return "w must have shape (r, s, c, k), none of them 0";
     if (w.shape[2] != x.shape[3]) return "w must have as many channels as x";
     for (int axis = 0; axis < 2; axis++) {
-        ptrdiff_t size = x.shape[1 + axis], before = padding[2 * axis], after = padding[2 * axis + 1];
+        ptrdiff_t size = x.shape[1 + axis], before = padding[2 * axis],
+                  after = padding[2 * axis + 1];
         if (size > MAX_SIZE) return "x is too large";
         if (stride[axis] < 1 || stride[axis] > MAX_SIZE) return "stride must be at least 1";
         if (before < 0 || after < 0 || before > MAX_SIZE || after > MAX_SIZE)
@@ -35,7 +36,8 @@ static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const p
         if (y.rank != 4 || y.shape[1 + axis] != space / stride[axis] + 1)
             return "y must have the shape that x, w, stride and padding give";
     }
-    if (y.shape[0] != x.shape[0] || y.shape[3] != w.shape[3]) return "y must have shape (n, p, q, k)";
+    if (y.shape[0] != x.shape[0] || y.shape[3] != w.shape[3])
+        return "y must have shape (n, p, q, k)";
     return NULL;
 }
 
@@ -135,8 +137,8 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     ptrdiff_t block = forward_block(&g), blocks = cn_ceil_div(g.p, block);
     ptrdiff_t image = chunk / blocks, p0 = chunk % blocks * block, rows = cn_min(block, g.p - p0);
     window part = input_window(&g, p0, rows);
-    const real *x = read_window(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h, g.w,
-                                g.c, part);
+    const real *x = read_window(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h,
+                                g.w, g.c, part);
     ptrdiff_t pitch = part.columns * g.c, depth = g.r * g.s * g.c;
     real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
     for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
@@ -180,7 +182,8 @@ static void pack_phase(const conv2d_backward *args, const geometry *g, real *pac
                 ptrdiff_t r = a + (rows - 1 - t) * g->stride_h;
                 ptrdiff_t s = b + (columns - 1 - u) * g->stride_w;
                 const real *w = (const real *)args->w.data + ((r * g->s + s) * g->c + j) * g->k;
-                CN(gemm_pack)(packed + depth * j + (t * columns + u) * g->k * cn_round_up(width, VL),
+                CN(gemm_pack)(packed + depth * j +
+                                  (t * columns + u) * g->k * cn_round_up(width, VL),
                               w, 1, g->k, g->k, width);
             }
     }
@@ -236,10 +239,10 @@ static void dx_row(const geometry *g, const real *packed, const real *dy, window
 static ptrdiff_t weight_block(const geometry *g) { return cn_clamp(512 / g->q, 1, g->p); }
 
 typedef struct {
-    ptrdiff_t weights;                              /* elements of w */
-    ptrdiff_t parts;                                /* of the reduction over the batch, at most */
-    ptrdiff_t packed_w, dw_parts, db_parts, bytes;  /* workspace */
-    ptrdiff_t packed_dy, scratch;                   /* a thread's scratch: window of x, then dy */
+    ptrdiff_t weights;                             /* elements of w */
+    ptrdiff_t parts;                               /* of the reduction over the batch, at most */
+    ptrdiff_t packed_w, dw_parts, db_parts, bytes; /* workspace */
+    ptrdiff_t packed_dy, scratch;                  /* a thread's scratch: window of x, then dy */
 } backward_layout;
 
 static geometry backward_geometry(const conv2d_backward *a) {
@@ -260,7 +263,8 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     o.packed_dy = cn_round_up(window_bytes(input_window(g, 0, block), g->c), 64);
     o.scratch = o.packed_dy + block * g->q * GEMM_NR * real_bytes;
     if (cn_present(a->dx))
-        o.scratch = cn_max(o.scratch, window_bytes(dy_window(g, 0, dx_block(g) + g->stride_h), g->k));
+        o.scratch =
+            cn_max(o.scratch, window_bytes(dy_window(g, 0, dx_block(g) + g->stride_h), g->k));
     return o;
 }
 
@@ -324,7 +328,8 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t chunk,
 static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout o, ptrdiff_t n,
                    ptrdiff_t chunk, char *scratch) {
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
-    ptrdiff_t parts = active_parts(o, n), j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
+    ptrdiff_t parts = active_parts(o, n), j = panel * GEMM_NR,
+              width = gemm_panel_width(g->k, panel);
     real *packed = (real *)(scratch + o.packed_dy);
     real *out = parts > 1 ? (real *)((char *)a->head.workspace + o.dw_parts) + part * o.weights
                           : (real *)a->dw.data;
@@ -334,9 +339,9 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
         for (ptrdiff_t p0 = 0; p0 < g->p; p0 += block) {
             ptrdiff_t rows = cn_min(block, g->p - p0);
             window under = input_window(g, p0, rows);
-            const real *x = read_window((real *)scratch,
-                                        (const real *)a->x.data + image * g->h * g->w * g->c, g->h,
-                                        g->w, g->c, under);
+            const real *x =
+                read_window((real *)scratch, (const real *)a->x.data + image * g->h * g->w * g->c,
+                            g->h, g->w, g->c, under);
             CN(gemm_pack)(packed, (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k + j,
                           g->k, 1, rows * g->q, width);
             ptrdiff_t pitch = under.columns * g->c, taps = g->s * g->c;
@@ -390,8 +395,7 @@ static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void
         return;
     }
     CN(add_parts)(a->dw.data, (const real *)(workspace + o.dw_parts), active_parts(o, step->n),
-                  o.weights, chunk * COMBINE_BLOCK,
-                  cn_min((chunk + 1) * COMBINE_BLOCK, o.weights));
+                  o.weights, chunk * COMBINE_BLOCK, cn_min((chunk + 1) * COMBINE_BLOCK, o.weights));
 }
 
 #define CN_ARGS_TYPE conv2d_forward

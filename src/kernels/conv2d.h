@@ -4,21 +4,21 @@
  *                                           * w[r,s,c,k]
  *
  * with zeros outside the image; p = (h + top + bottom - r) / stride_h + 1, rounded down, and q
- * likewise. Backward: db = sum of dy over n, p, q; dw and dx are the transposes of the map above. */
+ * likewise. Backward: db = sum of dy over n, p, q; dw and dx are the transposes of the map above.
+ */
 #ifndef CN_CONV2D_H
 #define CN_CONV2D_H
 
 #include "kernel.h"
 
 /* stride: vertical, horizontal; padding: top, bottom, left, right. */
-#define CONV2D_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED) \
+#define CONV2D_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                         \
     TENSOR(x) TENSOR(w) TENSOR(b) TENSOR(y) SIZE(stride, 2) SIZE(padding, 4) FUSED(relu)
 CN_STRUCT(conv2d_forward, CONV2D_FORWARD)
 
 /* dx is optional: the first layer's is never computed. db is present where b is. */
-#define CONV2D_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                  \
-    TENSOR(dy) TENSOR(x) TENSOR(w) TENSOR(dx) TENSOR(dw) TENSOR(db) SIZE(stride, 2)          \
-    SIZE(padding, 4)
+#define CONV2D_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
+    TENSOR(dy) TENSOR(x) TENSOR(w) TENSOR(dx) TENSOR(dw) TENSOR(db) SIZE(stride, 2) SIZE(padding, 4)
 CN_STRUCT(conv2d_backward, CONV2D_BACKWARD)
 
 #endif

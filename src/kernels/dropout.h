@@ -9,11 +9,11 @@
 
 #include "kernel.h"
 
-#define DROPOUT_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED) \
+#define DROPOUT_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
     TENSOR(x) TENSOR(y) NUMBER(keep_prob) SIZE(ordinal, 1)
 CN_STRUCT(dropout_forward, DROPOUT_FORWARD)
 
-#define DROPOUT_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED) \
+#define DROPOUT_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                       \
     TENSOR(dy) TENSOR(dx) NUMBER(keep_prob) SIZE(ordinal, 1)
 CN_STRUCT(dropout_backward, DROPOUT_BACKWARD)
 

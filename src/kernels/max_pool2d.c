@@ -8,7 +8,8 @@ static const char *check(cn_tensor x, cn_tensor y, cn_tensor winner, const ptrdi
     for (int axis = 0; axis < 2; axis++) {
         ptrdiff_t before = padding[2 * axis], after = padding[2 * axis + 1];
         if (size[axis] < 1 || size[axis] > UINT16_MAX) return "size must lie in 1 .. 65535";
-        if (stride[axis] < 1 || stride[axis] >= (ptrdiff_t)1 << 31) return "stride must be at least 1";
+        if (stride[axis] < 1 || stride[axis] >= (ptrdiff_t)1 << 31)
+            return "stride must be at least 1";
         if (before < 0 || after < 0 || before >= size[axis] || after >= size[axis])
             return "padding must be smaller than the window and not negative";
         ptrdiff_t space = x.shape[1 + axis] + before + after - size[axis];
@@ -17,7 +18,8 @@ static const char *check(cn_tensor x, cn_tensor y, cn_tensor winner, const ptrdi
             return "y must have the shape that x, size, stride and padding give";
     }
     if (size[0] * size[1] > UINT16_MAX) return "the window must have at most 65535 pixels";
-    if (y.shape[0] != x.shape[0] || y.shape[3] != x.shape[3]) return "y must have shape (n, p, q, c)";
+    if (y.shape[0] != x.shape[0] || y.shape[3] != x.shape[3])
+        return "y must have shape (n, p, q, c)";
     if (!cn_same(winner, y)) return "winner must have the shape of y";
     return NULL;
 }
@@ -50,8 +52,8 @@ static window window_at(const max_pool2d_forward *a, ptrdiff_t p, ptrdiff_t q) {
 }
 
 /* The largest of up to VL channels over one window, and where it was. */
-static void pool(const max_pool2d_forward *a, const real *image, window o, ptrdiff_t j,
-                 real *y, uint16_t *winner) {
+static void pool(const max_pool2d_forward *a, const real *image, window o, ptrdiff_t j, real *y,
+                 uint16_t *winner) {
     ptrdiff_t w = a->x.shape[2], c = a->x.shape[3], some = cn_min(VL, c - j);
     vec best = {0};
     ivec where = {0};
@@ -105,7 +107,8 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
                 ptrdiff_t place = cn_min(winner[j], pixels - 1);
                 ptrdiff_t r = row + place / a->size[1], s = column + place % a->size[1];
                 /* A winner that forward made lies in the image; one from elsewhere may not. */
-                if (r >= 0 && r < a->dx.shape[1] && s >= 0 && s < w) dx[(r * w + s) * c + j] += dy[j];
+                if (r >= 0 && r < a->dx.shape[1] && s >= 0 && s < w)
+                    dx[(r * w + s) * c + j] += dy[j];
             }
         }
 }

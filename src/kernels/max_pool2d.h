@@ -8,11 +8,11 @@
 #include "kernel.h"
 
 /* size and stride: vertical, horizontal; padding: top, bottom, left, right. */
-#define MAX_POOL2D_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                               \
+#define MAX_POOL2D_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                     \
     TENSOR(x) TENSOR(y) TYPED(winner, CN_U16) SIZE(size, 2) SIZE(stride, 2) SIZE(padding, 4)
 CN_STRUCT(max_pool2d_forward, MAX_POOL2D_FORWARD)
 
-#define MAX_POOL2D_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                              \
+#define MAX_POOL2D_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                    \
     TENSOR(dy) TYPED(winner, CN_U16) TENSOR(dx) SIZE(size, 2) SIZE(stride, 2) SIZE(padding, 4)
 CN_STRUCT(max_pool2d_backward, MAX_POOL2D_BACKWARD)
 

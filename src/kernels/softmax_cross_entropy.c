@@ -44,7 +44,8 @@ static void softmax_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const softmax_forward *a = args;
     ptrdiff_t classes = a->x.shape[1], block = row_block(a->x);
     for (ptrdiff_t i = chunk * block; i < cn_min(step->n, (chunk + 1) * block); i++)
-        row_softmax((const real *)a->x.data + i * classes, (real *)a->y.data + i * classes, classes);
+        row_softmax((const real *)a->x.data + i * classes, (real *)a->y.data + i * classes,
+                    classes);
 }
 
 static const char *forward_check(const void *args) {

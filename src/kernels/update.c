@@ -28,8 +28,13 @@ typedef struct {
 
 static pieces pieces_of(cn_tensor w, cn_tensor segments, ptrdiff_t chunk) {
     const double *first = segments.data;
-    return (pieces){first, first + 3 * segments.shape[0], chunk * CHUNK,
-                    cn_min((chunk + 1) * CHUNK, w.shape[0]), 0, 0, 0};
+    return (pieces){first,
+                    first + 3 * segments.shape[0],
+                    chunk * CHUNK,
+                    cn_min((chunk + 1) * CHUNK, w.shape[0]),
+                    0,
+                    0,
+                    0};
 }
 
 static int next_piece(pieces *p) {
@@ -210,7 +215,8 @@ static void penalty_backward_run(const void *args, const cn_step *step, ptrdiff_
     for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
         const real l2 = (real)p.l2;
         for (ptrdiff_t i = p.from; i < p.to; i += VL)
-            v_store_n(dw + i, v_load_n(dw + i, p.to - i) + l2 * v_load_n(w + i, p.to - i), p.to - i);
+            v_store_n(dw + i, v_load_n(dw + i, p.to - i) + l2 * v_load_n(w + i, p.to - i),
+                      p.to - i);
     }
 }
 
@@ -237,7 +243,8 @@ static void guard_run(const void *args, const cn_step *step, ptrdiff_t chunk, vo
     const real *dw = a->dw.data;
     ptrdiff_t end = cn_min((chunk + 1) * CHUNK, a->dw.shape[0]);
     ivec bad = {0};
-    for (ptrdiff_t i = chunk * CHUNK; i < end; i += VL) bad |= v_not_finite(v_load_n(dw + i, end - i));
+    for (ptrdiff_t i = chunk * CHUNK; i < end; i += VL)
+        bad |= v_not_finite(v_load_n(dw + i, end - i));
     if (v_any(bad)) cn_fail(step, CN_NOT_FINITE_GRADIENT);
 }
 

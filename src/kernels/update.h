@@ -10,32 +10,32 @@
  *     sgd:       w -= lr g
  *     momentum:  v = mu v - lr g;  w += v
  *     adam:      m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
- *                w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)  (Kingma and Ba 2015)
+ *                w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)  (Kingma and Ba
+ * 2015)
  */
 #ifndef CN_UPDATE_H
 #define CN_UPDATE_H
 
 #include "kernel.h"
 
-#define SGD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED) \
-    TENSOR(w) TENSOR(dw) TYPED(segments, CN_F64)
+#define SGD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED) TENSOR(w) TENSOR(dw) TYPED(segments, CN_F64)
 CN_STRUCT(sgd_update, SGD_UPDATE)
 
-#define MOMENTUM_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED) \
+#define MOMENTUM_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
     TENSOR(w) TENSOR(dw) TYPED(segments, CN_F64) TENSOR(v) NUMBER(mu)
 CN_STRUCT(momentum_update, MOMENTUM_UPDATE)
 
-#define ADAM_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                      \
-    TENSOR(w) TENSOR(dw) TYPED(segments, CN_F64) TENSOR(m) TENSOR(v) NUMBER(beta1)           \
-    NUMBER(beta2) NUMBER(eps)
+#define ADAM_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                            \
+    TENSOR(w)                                                                                      \
+    TENSOR(dw) TYPED(segments, CN_F64) TENSOR(m) TENSOR(v) NUMBER(beta1) NUMBER(beta2) NUMBER(eps)
 CN_STRUCT(adam_update, ADAM_UPDATE)
 
 /* penalty = sum over segments of 0.5 l2 sum w^2; backward adds l2 w to dw. */
-#define L2_PENALTY_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED) \
+#define L2_PENALTY_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                     \
     TENSOR(w) TYPED(segments, CN_F64) TYPED(penalty, CN_F64)
 CN_STRUCT(l2_penalty_forward, L2_PENALTY_FORWARD)
 
-#define L2_PENALTY_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED) \
+#define L2_PENALTY_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                    \
     TENSOR(w) TYPED(segments, CN_F64) TENSOR(dw)
 CN_STRUCT(l2_penalty_backward, L2_PENALTY_BACKWARD)
 
