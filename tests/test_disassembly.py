@@ -40,9 +40,10 @@ def loops(body: str) -> list[list[str]]:
         jump = re.match(r"j\w+ +([0-9a-f]+)", text)
         if jump and places.get(jump[1], i) < i:
             spans.append((places[jump[1]], i))
-    innermost = [
-        (a, b) for a, b in spans if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in spans)
-    ]
+    def holds_another(a: int, b: int) -> bool:
+        return any(a <= c and d <= b and (a, b) != (c, d) for c, d in spans)
+
+    innermost = [span for span in spans if not holds_another(*span)]
     return [[text for _, text in lines[a : b + 1]] for a, b in innermost]
 
 

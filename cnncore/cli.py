@@ -1,0 +1,247 @@
+"""The command `cnncore`: train, info, check."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import NoReturn
+
+from . import report
+from .data import Dataset, load
+from .errors import DivergenceError
+from .model import DTYPES, Model
+from .solver import Solver
+from .system import info, set_num_threads, version
+from .updates import L2, SGD, Adam, Momentum, Update
+from .zoo import MODELS
+
+# Each rule with the learning rate to begin with.
+UPDATES: dict[str, tuple[type[Update], float]] = {
+    "adam": (Adam, 2e-3),
+    "momentum": (Momentum, 5e-2),
+    "sgd": (SGD, 1e-1),
+}
+EPOCHS = 12
+BATCH_SIZE = 32
+WEIGHT_PENALTY = 1e-4
+# Without --lr-decay the learning rate shrinks to this share of itself, evenly over the epochs:
+# the small steps at the end settle the batch statistics and the weights.
+FINAL_LR_SHARE = 0.05
+
+DIVERGED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0; 1 if training diverged or a check failed;
+    2 for wrong input; 130 after Ctrl-C. The last three say why in one line on stderr.
+
+    argv: the arguments, by default the process's. SystemExit from --help and --version."""
+    try:
+        arguments = _parser().parse_args(argv)
+        code: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except (OSError, ValueError, TypeError, MemoryError) as error:
+        return _say(f"error: {_reason(error)}", WRONG_INPUT)
+    return code
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    if arguments.threads is not None:
+        set_num_threads(arguments.threads)
+    data = load(arguments.data)
+    model, solver = _construct(arguments, data)
+    folder = _make_folder(arguments.out)
+    print(_opening(arguments, data, solver), flush=True)
+    start = time.perf_counter()
+    try:
+        solver.train()
+    except KeyboardInterrupt:
+        report.write_run(folder, model, solver.history)
+        done = f"interrupted after {solver.iteration} of {solver.num_iterations} steps"
+        return _say(f"{done}; the best model so far and its history are in {folder}", INTERRUPTED)
+    except DivergenceError as error:
+        report.write_run(folder, model, solver.history)
+        return _say(f"training diverged: {error}. History and last good model: {folder}", DIVERGED)
+    _conclude(arguments, model, solver, data, time.perf_counter() - start, folder)
+    return 0
+
+
+def _construct(arguments: argparse.Namespace, data: Dataset) -> tuple[Model, Solver]:
+    classes = 1 + max(int(y.max()) for y in (data.y_train, data.y_val, data.y_test))
+    shape = data.x_train.shape[1:]
+    model = Model(
+        MODELS[arguments.model](shape, classes),
+        shape,
+        regularization=L2(arguments.l2),
+        seed=arguments.seed,
+        dtype=arguments.dtype,
+    )
+    rule, lr = UPDATES[arguments.update]
+    epochs = arguments.epochs
+    if epochs is None and arguments.iterations is None:
+        epochs = EPOCHS
+    solver = Solver(
+        model,
+        (data.x_train, data.y_train),
+        (data.x_val, data.y_val),
+        update=rule(lr if arguments.lr is None else arguments.lr),
+        batch_size=arguments.batch_size,
+        num_epochs=epochs,
+        num_iterations=arguments.iterations,
+        lr_decay=1.0 if arguments.lr_decay is None else arguments.lr_decay,
+    )
+    if arguments.lr_decay is None:
+        solver.lr_decay = FINAL_LR_SHARE ** (solver.iterations_per_epoch / solver.num_iterations)
+    return model, solver
+
+
+def _make_folder(out: Path | None) -> Path:
+    """The folder for the results, made before training: an unwritable place is an OSError now."""
+    folder = out or _fresh_folder(Path("runs", time.strftime("%Y%m%d-%H%M%S")))
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        return folder
+
+
+def _fresh_folder(wanted: Path) -> Path:
+    """A new folder of this name, or with -2, -3, ... where runs begin in the same second."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for i in count(1):
+        folder = wanted if i == 1 else wanted.with_name(f"{wanted.name}-{i}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        break
+    return folder
+
+
+def _opening(arguments: argparse.Namespace, data: Dataset, solver: Solver) -> str:
+    parts = (("training", data.y_train), ("validation", data.y_val), ("test", data.y_test))
+    sizes = ", ".join(f"{len(y):,} {name}" for name, y in parts)
+    shape = "x".join(map(str, solver.model.input_shape))
+    return (
+        f"{arguments.model} on {arguments.data}: {sizes} examples of {shape}, "
+        f"{solver.model.classes} classes\n"
+        f"{solver.num_iterations:,} steps, {solver.iterations_per_epoch:,} an epoch, of "
+        f"{solver.batch_size} examples; {solver.update}"
+    )
+
+
+def _conclude(
+    arguments: argparse.Namespace, model: Model, solver: Solver, data: Dataset, seconds: float,
+    folder: Path,
+) -> None:  # fmt: skip
+    metrics = report.measure(model, solver, data, seconds)
+    matrix = report.confusion_matrix(data.y_test, model.predict(data.x_test), model.classes)
+    report.write_run(folder, model, solver.history)
+    report.write_metrics(folder / "metrics.json", metrics, _configuration(arguments, solver))
+    curves = report.write_curves(folder / "curves.png", solver.history)
+    print(f"\n{report.table(metrics)}\n\n{report.confusion_text(matrix)}\n")
+    print(f"Model, metrics and history are in {folder}.\n{curves}")
+
+
+def _configuration(arguments: argparse.Namespace, solver: Solver) -> dict[str, str | int | float]:
+    """What the run was asked for, defaults filled in."""
+    return {
+        "version": version(),
+        "data": arguments.data,
+        "model": arguments.model,
+        "iterations": solver.num_iterations,
+        "batch_size": solver.batch_size,
+        "update": arguments.update,
+        "lr": solver.update.lr,
+        "lr_decay": solver.lr_decay,
+        "l2": arguments.l2,
+        "seed": arguments.seed,
+        "dtype": arguments.dtype,
+    }
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    rows = {
+        name: ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
+        for name, value in info().items()
+    }
+    print(report.aligned(rows))
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    # Not wanted, and not paid for, by the other commands.
+    from . import selfcheck
+
+    return selfcheck.main()
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what argparse would print below a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} ({self.prog} --help lists what there is)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="cnncore",
+        description="Trains MLPs and convolutional networks on a multi-core CPU.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"cnncore {version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, run, text in (
+        ("train", _train, "train a net, by default a small ConvNet on the bundled digits"),
+        ("info", _info, "print version, compiler, instruction set and threads"),
+        ("check", _check, "run every kernel against its NumPy twin on this processor"),
+    ):
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(run=run)
+        if run is _train:
+            _add_train_options(command)
+    return parser
+
+
+def _add_train_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", default="digits", metavar="DATA", help="digits (default), an .npz file with "
+        "x_train y_train x_test y_test, or a folder with IDX files as MNIST has them")  # fmt: skip
+    add("--model", default="convnet", choices=MODELS, help="the net (default: convnet)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=int, metavar="N", help=f"default: {EPOCHS}")
+    length.add_argument("--iterations", type=int, metavar="N", help="training steps, instead")
+    add("--batch-size", type=int, default=BATCH_SIZE, metavar="N", help=f"default: {BATCH_SIZE}")
+    add("--update", default="adam", choices=UPDATES, help="the update rule (default: adam)")
+    rates = ", ".join(f"{lr:g} for {name}" for name, (_, lr) in UPDATES.items())
+    add("--lr", type=float, metavar="X", help=f"learning rate (default: {rates})")
+    add("--lr-decay", type=float, metavar="X", help="factor on the learning rate at each epoch's "
+        f"end (default: one that leaves {FINAL_LR_SHARE:.0%}% after the last)")  # fmt: skip
+    add("--l2", type=float, default=WEIGHT_PENALTY, metavar="X",
+        help=f"strength of the penalty 0.5 X sum(w^2) (default: {WEIGHT_PENALTY:g})")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N", help="of weights and order (default: 0)")
+    add("--threads", type=int, metavar="N", help="default: what cnncore info says; the result is "
+        "the same for any number")  # fmt: skip
+    add("--dtype", default="float32", choices=DTYPES, help="default: float32")
+    add("--out", type=Path, metavar="DIR", help="folder for model.npz, metrics.json, history.csv "
+        "and curves.png (default: runs/<time>)")  # fmt: skip
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _say(message: str, code: int) -> int:
+    print(f"cnncore: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
