@@ -16,49 +16,46 @@ except ModuleNotFoundError as error:
         "the commands `cnncore` and `pytest`, not `python -m`)."
     ) from None
 
-from . import data, init, ops, reference
-from .errors import DivergenceError
+from typing import TYPE_CHECKING, Any
+
+from . import init, ops, reference
+from .errors import DataFormatError, DivergenceError
 from .gradcheck import GradientCheck, gradcheck
-from .layers import (
-    Affine,
-    BatchNorm,
-    Conv2d,
-    Dropout,
-    Flatten,
-    GlobalAvgPool2d,
-    MaxPool2d,
-    ReLU,
-    Residual,
-    Sequential,
-)
+from .layers import *  # noqa: F403
+from .layers import __all__ as _layers
 from .losses import Softmax
 from .model import Model, load
-from .npz import DataFormatError
 from .solver import Solver
 from .system import get_num_threads, info, set_num_threads, version
 from .updates import L2, SGD, Adam, Momentum
 
-__version__ = version()
+if TYPE_CHECKING:
+    from . import data
+
+    __version__: str
+
+
+def __getattr__(name: str) -> Any:
+    """What takes long to import and is not always wanted."""
+    if name == "data":
+        import importlib
+
+        return importlib.import_module(".data", __name__)
+    if name == "__version__":
+        return version()
+    raise AttributeError(f"cnncore has no {name}")
+
 
 __all__ = [
+    *_layers,
     "L2",
     "SGD",
     "Adam",
-    "Affine",
-    "BatchNorm",
-    "Conv2d",
     "DataFormatError",
     "DivergenceError",
-    "Dropout",
-    "Flatten",
-    "GlobalAvgPool2d",
     "GradientCheck",
-    "MaxPool2d",
     "Model",
     "Momentum",
-    "ReLU",
-    "Residual",
-    "Sequential",
     "Softmax",
     "Solver",
     "__version__",

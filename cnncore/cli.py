@@ -28,7 +28,7 @@ UPDATES: dict[str, tuple[type[Update], float]] = {
 }
 EPOCHS = 12
 BATCH_SIZE = 32
-WEIGHT_PENALTY = 1e-4
+L2_STRENGTH = 1e-4
 # Without --lr-decay the learning rate shrinks to this share of itself, evenly over the epochs:
 # the small steps at the end settle the batch statistics and the weights.
 FINAL_LR_SHARE = 0.05
@@ -67,18 +67,17 @@ def _train(arguments: argparse.Namespace) -> int:
         return _say(f"{done}; the best model so far and its history are in {folder}", INTERRUPTED)
     except DivergenceError as error:
         report.write_run(folder, model, solver.history)
-        return _say(f"training diverged: {error}. History and last good model: {folder}", DIVERGED)
+        return _say(f"training diverged at {error}; what was reached is in {folder}", DIVERGED)
     _conclude(arguments, model, solver, data, time.perf_counter() - start, folder)
     return 0
 
 
 def _construct(arguments: argparse.Namespace, data: Dataset) -> tuple[Model, Solver]:
-    classes = 1 + max(int(y.max()) for y in (data.y_train, data.y_val, data.y_test))
     shape = data.x_train.shape[1:]
     model = Model(
-        MODELS[arguments.model](shape, classes),
+        MODELS[arguments.model](shape, _count_classes(data)),
         shape,
-        regularization=L2(arguments.l2),
+        regularization=arguments.l2,
         seed=arguments.seed,
         dtype=arguments.dtype,
     )
@@ -99,6 +98,19 @@ def _construct(arguments: argparse.Namespace, data: Dataset) -> tuple[Model, Sol
     if arguments.lr_decay is None:
         solver.lr_decay = FINAL_LR_SHARE ** (solver.iterations_per_epoch / solver.num_iterations)
     return model, solver
+
+
+def _count_classes(data: Dataset) -> int:
+    labels = (data.y_train, data.y_val, data.y_test)
+    classes = 1 + max(int(y.max()) for y in labels)
+    examples = sum(map(len, labels))
+    # Labels that are no class numbers would ask for a last layer beyond any memory.
+    if classes > examples:
+        raise ValueError(
+            f"the labels go up to {classes - 1}, but there are only {examples} examples; "
+            "classes are numbered 0, 1, 2, ..."
+        )
+    return classes
 
 
 def _make_folder(out: Path | None) -> Path:
@@ -138,9 +150,9 @@ def _conclude(
     arguments: argparse.Namespace, model: Model, solver: Solver, data: Dataset, seconds: float,
     folder: Path,
 ) -> None:  # fmt: skip
+    report.write_run(folder, model, solver.history)
     metrics = report.measure(model, solver, data, seconds)
     matrix = report.confusion_matrix(data.y_test, model.predict(data.x_test), model.classes)
-    report.write_run(folder, model, solver.history)
     report.write_metrics(folder / "metrics.json", metrics, _configuration(arguments, solver))
     curves = report.write_curves(folder / "curves.png", solver.history)
     print(f"\n{report.table(metrics)}\n\n{report.confusion_text(matrix)}\n")
@@ -158,7 +170,7 @@ def _configuration(arguments: argparse.Namespace, solver: Solver) -> dict[str, s
         "update": arguments.update,
         "lr": solver.update.lr,
         "lr_decay": solver.lr_decay,
-        "l2": arguments.l2,
+        "l2": solver.model.l2,
         "seed": arguments.seed,
         "dtype": arguments.dtype,
     }
@@ -209,8 +221,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--data", default="digits", metavar="DATA", help="digits (default), an .npz file with "
-        "x_train y_train x_test y_test, or a folder with IDX files as MNIST has them")  # fmt: skip
+    data = "digits (default), an .npz file with x_train y_train x_test y_test, or a folder of IDX"
+    add("--data", default="digits", metavar="DATA", help=f"{data} files as MNIST has them")
     add("--model", default="convnet", choices=MODELS, help="the net (default: convnet)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N", help=f"default: {EPOCHS}")
@@ -219,16 +231,23 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     add("--update", default="adam", choices=UPDATES, help="the update rule (default: adam)")
     rates = ", ".join(f"{lr:g} for {name}" for name, (_, lr) in UPDATES.items())
     add("--lr", type=float, metavar="X", help=f"learning rate (default: {rates})")
-    add("--lr-decay", type=float, metavar="X", help="factor on the learning rate at each epoch's "
-        f"end (default: one that leaves {FINAL_LR_SHARE:.0%}% after the last)")  # fmt: skip
-    add("--l2", type=float, default=WEIGHT_PENALTY, metavar="X",
-        help=f"strength of the penalty 0.5 X sum(w^2) (default: {WEIGHT_PENALTY:g})")  # fmt: skip
+    decay = f"factor on it after each epoch (default: one that leaves {FINAL_LR_SHARE:.0%}% of it)"
+    add("--lr-decay", type=float, metavar="X", help=decay)
+    penalty = f"strength of the penalty 0.5 X sum(w^2) (default: {L2_STRENGTH:g})"
+    add("--l2", type=_l2, default=L2(L2_STRENGTH), metavar="X", help=penalty)
     add("--seed", type=int, default=0, metavar="N", help="of weights and order (default: 0)")
-    add("--threads", type=int, metavar="N", help="default: what cnncore info says; the result is "
-        "the same for any number")  # fmt: skip
+    threads = "default: what cnncore info says; the result is the same for any number"
+    add("--threads", type=int, metavar="N", help=threads)
     add("--dtype", default="float32", choices=DTYPES, help="default: float32")
-    add("--out", type=Path, metavar="DIR", help="folder for model.npz, metrics.json, history.csv "
-        "and curves.png (default: runs/<time>)")  # fmt: skip
+    files = "model.npz, metrics.json, history.csv and curves.png"
+    add("--out", type=Path, metavar="DIR", help=f"folder for {files} (default: runs/<time>)")
+
+
+def _l2(text: str) -> L2:
+    try:
+        return L2(float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _reason(error: Exception) -> str:

@@ -15,3 +15,7 @@ class DivergenceError(ArithmeticError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class DataFormatError(ValueError):
+    """A data file is damaged, incomplete or of a form that is not supported."""

@@ -6,32 +6,24 @@ moment the old or the new file is whole. Nothing in it is ever executed."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from .npz import Archive, DataFormatError
+from .errors import DataFormatError
+from .npz import Archive
 from .reference.case import Array
 from .shapes import Shape
 
 FORMAT = 1
 META = "meta"
 _LONGEST_META = 16 << 20
-
-
-def digest(arrays: Iterable[Array]) -> str:
-    """SHA-256 over the arrays' little-endian bytes."""
-    sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
-    return sha.hexdigest()
 
 
 def save(

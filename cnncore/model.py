@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import config, files, inputs, levels, losses
+from . import inputs, levels, losses
 from .architecture import Architecture, Purpose, architecture, program
+from .errors import DataFormatError
 from .layers import Sequential
-from .npz import DataFormatError
 from .plan import GRADIENTS, PARAMETERS, STATISTICS, Plan, op_cost
 from .program import Batches, Runner
 from .reference.case import Array
 from .shapes import integer
-from .system import version
 from .updates import L2
 from .vector import Vector
 
@@ -222,6 +222,10 @@ class Model:
         """Writes parameters, statistics and configuration to one file; see `cnncore.load`.
 
         Raises OSError if it cannot be written; what was there before then remains."""
+        # Here and in `load`: archives take longer to import than all the rest.
+        from . import config, files
+        from .system import version
+
         meta = {
             "version": version(),
             "net": config.to_json(self.net),
@@ -236,9 +240,11 @@ class Model:
 
     def weights_sha256(self) -> str:
         """SHA-256 over the little-endian parameters in path order, then the statistics."""
-        return files.digest(
-            self[path] for layout in self._architecture.layouts for path in sorted(layout)
-        )
+        sha = hashlib.sha256()
+        for layout in self._architecture.layouts:
+            for path in sorted(layout):
+                sha.update(self[path].astype(self[path].dtype.newbyteorder("<")).tobytes())
+        return sha.hexdigest()
 
     @property
     def architecture(self) -> Architecture:
@@ -250,6 +256,8 @@ def load(path: str | os.PathLike[str]) -> Model:
 
     Raises DataFormatError, a ValueError, naming the file and what is wrong with it; OSError if it
     cannot be opened."""
+    from . import files
+
     source = os.fspath(path)
     with open(source, "rb") as stream:
         file = files.ModelFile(stream, source)
@@ -270,6 +278,8 @@ def load(path: str | os.PathLike[str]) -> Model:
 
 def _arguments(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Model's arguments from a file's meta; KeyError, TypeError or ValueError if they are not."""
+    from . import config
+
     declarations = {n: config.from_json(meta[n]) for n in ("net", "loss", "regularization")}
     if not isinstance(declarations["net"], Sequential):
         raise ValueError("net is not a Sequential")

@@ -23,6 +23,8 @@ import numpy as np
 import numpy.lib.format as npy
 import numpy.typing as npt
 
+from .errors import DataFormatError
+
 # numpy refuses a header text of more than 10,000 characters; an ordinary one has about 118.
 _HEAD_BYTES = 12 + 10_000
 # More than is read here beyond the size of a member, with what zipfile reads ahead (4 KiB).
@@ -54,10 +56,6 @@ _HEADER_DAMAGE = (
     ValueError,
     tokenize.TokenError,
 )
-
-
-class DataFormatError(ValueError):
-    """A data file is damaged, incomplete or of a form that is not supported."""
 
 
 class Readable(Protocol):

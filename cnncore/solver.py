@@ -48,6 +48,7 @@ class Solver:
     Without train, a solver only steps: `step(x, y)`.
 
     `for step in solver` yields a Step after each iteration; between them `solver.lr` may be set.
+    Run to its end it ends as `train` does; left early, the model holds what the last step made.
     Raises ValueError or TypeError naming the argument; DivergenceError from a step whose loss or
     gradient is not finite, which then has changed nothing."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ MOST_THREADS = 1024
 
 @cache
 def version() -> str:
+    from importlib import metadata  # slow to import, seldom asked for
+
     return metadata.version("cnncore")
 
 

@@ -4,7 +4,7 @@ Every reader returns a `Dataset` and checks what it reads: a damaged or contradi
 `DataFormatError`, not in wrong data, a huge allocation or the execution of a pickle.
 """
 
-from ..npz import DataFormatError
+from ..errors import DataFormatError
 from ._dataset import Dataset
 from ._idx import load_idx, read_idx
 from ._load import digits, load

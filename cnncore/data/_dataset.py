@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..npz import DataFormatError
+from ..errors import DataFormatError
 
 Samples: TypeAlias = npt.NDArray[np.uint8 | np.float32 | np.float64]
 Labels: TypeAlias = npt.NDArray[np.int64]

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..npz import DataFormatError, Readable, native, read_bounded
+from ..errors import DataFormatError
+from ..npz import Readable, native, read_bounded
 from ._dataset import (
     DEFAULT_VALIDATION,
     Dataset,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..npz import Archive, DataFormatError
+from ..errors import DataFormatError
+from ..npz import Archive
 from ._dataset import Dataset, make_part
 from ._idx import load_idx
 from ._npz import load_npz
