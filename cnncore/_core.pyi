@@ -42,6 +42,7 @@ class Template:
     records: tuple[Record, ...]
     scratch: int
     base_count: int
+    capacity: int
     results: tuple[tuple[int, int], ...]
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Template:
         addresses: Sequence[Mapping[str, tuple[int, int] | None]],
         results: Sequence[tuple[int, int] | None],
         base_count: int,
+        capacity: int,
     ) -> None: ...
 
 class Tape:

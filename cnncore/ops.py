@@ -18,9 +18,9 @@ import numpy as np
 from . import _core, levels, reference
 from .plan import kernel_fields, signature
 from .reference.case import Array
+from .shapes import integer
 
-# Values a twin takes from the step, where the caller does not give them.
-_STEP: dict[str, Any] = {"seed": 0, "t": 1, "lr": 0.0, "index": np.zeros(1, np.int64)}
+MOST_THREADS = 1024
 
 
 class Function:
@@ -46,6 +46,8 @@ class Function:
     ) -> dict[str, Array]:
         """`isa` and `threads` default to those in force. TypeError for a name or dtype that the
         op does not take, ValueError for a shape or value; both name it."""
+        if threads is not None:
+            integer("threads", threads, 1, MOST_THREADS)
         return self.compute(arguments, isa, threads)
 
     def compute(
@@ -116,6 +118,7 @@ class Function:
         self, arrays: dict[str, Array], attributes: dict[str, Any], step: Mapping[str, Any],
         dtype: str, isa: str, threads: int | None, allocate: Callable[[Any, str], Array],
     ) -> None:  # fmt: skip
+        """One step of a tape that has this op alone."""
         arrays = {name: array for name, array in arrays.items() if name in self.fields}
         tensors = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
         record = _core.Record(self.kernel, dtype, isa, tensors, attributes)
@@ -123,22 +126,27 @@ class Function:
         workspace = allocate((record.workspace + 8) // 8, "float64")
         if record.workspace:
             places["workspace"] = (len(arrays), 0)
-        template = _core.Template([record], [places], [], len(arrays) + 1)
-        bases = [array.ctypes.data for array in arrays.values()] + [workspace.ctypes.data]
+        index = np.ascontiguousarray(step.get("index", np.zeros(_examples(arrays))), np.int64)
+        template = _core.Template([record], [places], [], len(arrays) + 1, len(index))
+        bases = [array.ctypes.data for array in (*arrays.values(), workspace)]
         tape = _core.Tape(template, bases, (arrays, workspace))
-        varying = _STEP | dict(step)
-        index = np.ascontiguousarray(varying["index"], np.int64)
-        first = next(iter(arrays.values())).shape
-        n = len(index) if "index" in step else (first[0] if first else 1)
-        if "index" not in step:
-            index = np.zeros(n, np.int64)
         _, status, _ = tape.run(
-            np.array([n]), index, np.array([float(varying["lr"])]), int(varying["t"]),
-            int(varying["seed"]), np.empty((1, 0)),
+            np.array([len(index)]),
+            index,
+            np.array([float(step.get("lr", 0))]),
+            integer("t", step.get("t", 1), 1, 2**48 - 1),
+            integer("seed", step.get("seed", 0), 0, 2**64 - 1),
+            np.empty((1, 0)),
             team=_core.team_size() if threads is None else threads,
-        )  # fmt: skip
+        )
         if status != "ok":
             raise _ERRORS[status](f"{self.label}: {_MESSAGES[status]}")
+
+
+def _examples(arrays: Mapping[str, Array]) -> int:
+    """Of the batch: what the first argument has, 1 for a scalar."""
+    shape = next(iter(arrays.values())).shape
+    return shape[0] if shape else 1
 
 
 _ERRORS: dict[str, type[Exception]] = {

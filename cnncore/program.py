@@ -40,7 +40,9 @@ class Program:
             for i, op in enumerate(self.kernel_ops)
         ]
         results = [self._address(t) for t in plan.results.values()]
-        self.template = _core.Template(self.records, addresses, results, len(self.bases))
+        self.template = _core.Template(
+            self.records, addresses, results, len(self.bases), plan.capacity
+        )
         self.constants = np.frombuffer(plan.constants, np.uint8).copy()
         self.bound = {
             (name, t.name): i

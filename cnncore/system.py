@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from . import _core, levels
+from .ops import MOST_THREADS
 from .shapes import integer
-
-MOST_THREADS = 1024
 
 
 @cache

@@ -192,7 +192,7 @@ cdef class Arena:
         if size < 0:
             raise ValueError(f"size must not be negative, not {size}")
         self.size = size
-        self.data = <char *>cn_allocate(<size_t>max(size, 64))
+        self.data = <char *>cn_allocate(<size_t>max(size, 1))
         if self.data == NULL:
             raise MemoryError(f"cannot allocate {size} bytes for a plan's tensors")
 
@@ -268,11 +268,14 @@ cdef class Record:
             raise ValueError(f"{self.name}: {name} has {len(shape)} dimensions, more than 4")
         total = 1
         for i in range(len(shape)):
-            tensor.shape[i] = shape[i]
-            total *= shape[i]
+            if shape[i] < 0:
+                raise ValueError(f"{self.name}: {name} has shape {tuple(shape)}")
+            total *= max(shape[i], 1)
         # Room for an offset in bytes, and for the sums of sizes that kernels make.
         if total >= 1 << 56:
             raise ValueError(f"{self.name}: {name} with shape {tuple(shape)} is too large")
+        for i in range(len(shape)):
+            tensor.shape[i] = shape[i]
         tensor.rank = len(shape)
         tensor.type = TYPES[dtype]
         self.offsets[name] = field.offset
@@ -300,26 +303,30 @@ cdef class Template:
     """The records of a plan with, for every tensor, its base and offset. Immutable and shared."""
 
     cdef readonly tuple records
-    cdef readonly Py_ssize_t scratch, base_count
+    cdef readonly Py_ssize_t scratch, base_count, capacity
     cdef Py_ssize_t size
     cdef list starts
     cdef patch *patches
     cdef Py_ssize_t patch_count
     cdef readonly tuple results
 
-    def __cinit__(self, records, addresses, results, Py_ssize_t base_count):
-        """addresses: for each record {field or "workspace": (base, byte offset) or None for a
+    def __cinit__(self, records, addresses, results, Py_ssize_t base_count, Py_ssize_t capacity):
+        """capacity: the largest batch that the records' shapes hold; addresses: for each record {field or "workspace": (base, byte offset) or None for a
         tensor that is bound to an array before each run}; results: (base, byte offset) of the
         float64 scalars that a run hands out."""
         self.records = tuple(records)
         self.results = tuple(results)
         self.base_count = base_count
+        self.capacity = capacity
         self.starts = []
         self.size = 0
         self.scratch = 0
         entries = []
         cdef Record record
-        for record, places in zip(self.records, addresses, strict=True):
+        for made, places in zip(self.records, addresses, strict=True):
+            if not isinstance(made, Record):
+                raise TypeError(f"a template consists of records, not {made!r}")
+            record = made
             expected = set(record.offsets) | ({"workspace"} if record.workspace else set())
             if set(places) != expected:
                 raise ValueError(f"{record.name}: addresses for {sorted(places)}, "
@@ -334,7 +341,7 @@ cdef class Template:
             self.starts.append(self.size)
             self.size += <Py_ssize_t>record.kernel.args_size
             self.scratch = max(self.scratch, record.scratch)
-        self.scratch = (self.scratch + 127) // 64 * 64
+        self.scratch = (self.scratch + 63) // 64 * 64
         self.patch_count = len(entries)
         self.patches = <patch *>PyMem_Calloc(max(len(entries), 1), sizeof(patch))
         if self.patches == NULL:
@@ -362,7 +369,7 @@ cdef class Tape:
     cdef dict bound
     cdef set unbound
 
-    def __cinit__(self, Template template, bases, owners):
+    def __cinit__(self, Template template not None, bases, owners):
         """bases: the address each of the template's bases begins at; owners: kept alive."""
         if len(bases) != template.base_count:
             raise ValueError(f"{len(bases)} bases for a template with {template.base_count}")
@@ -404,7 +411,6 @@ cdef class Tape:
                     self.unbound.add((i, name))
 
     def __dealloc__(self):
-        self.release()
         PyMem_Free(self.args)
         PyMem_Free(self.ops)
         PyMem_Free(self.result_tensors)
@@ -414,6 +420,8 @@ cdef class Tape:
         elements an example as the plan says; the number of examples is the array's own."""
         if self.busy:
             raise RuntimeError("a tape cannot be bound while it runs")
+        if not 0 <= record_index < len(self.template.records):
+            raise IndexError(f"there is no record {record_index}")
         cdef Record record = self.template.records[record_index]
         cdef cn_tensor *tensor = <cn_tensor *>(
             self.args + <Py_ssize_t>self.template.starts[record_index] +
@@ -434,14 +442,22 @@ cdef class Tape:
         if declared.type != bound.type and not (name == "data" and
                                                 bound.type in (CN_U8, CN_F32, CN_F64)):
             raise ValueError(f"{record.name}: {name} has the wrong dtype")
+        cdef cn_tensor before = tensor[0]
         tensor.data = bound.view.buf
         tensor.shape[0] = bound.view.shape[0]
         tensor.type = bound.type
+        cdef const char *wrong = record.kernel.check(
+            self.args + <Py_ssize_t>self.template.starts[record_index])
+        if wrong != NULL:
+            tensor[0] = before
+            raise ValueError(f"{record.name}: {(<bytes>wrong).decode()}")
         self.bound[record_index, name] = bound
         self.unbound.discard((record_index, name))
 
     def release(self):
         """Lets go of all bound arrays."""
+        if self.busy:
+            raise RuntimeError("a tape cannot be released while it runs")
         for index, name in self.bound:
             record = <Record>self.template.records[index]
             (<cn_tensor *>(self.args + <Py_ssize_t>self.template.starts[index] +
@@ -454,22 +470,39 @@ cdef class Tape:
             int team=1, double seconds=0, bint reuse_once=False, int64_t row=0):
         """Runs len(sizes) steps; step i takes the next sizes[i] entries of index, learning rate
         lr[i] and iteration number t + i. Returns (steps done, status, op that gave up or -1)."""
-        cdef Py_ssize_t count = sizes.shape[0], i, end = len(self.template.records)
-        if last is not None:
-            end = min(end, last)
         if self.busy:
             raise RuntimeError("this tape is running already")
+        self.busy = True
+        try:
+            return self.run_alone(sizes, index, lr, t, seed, results, first,
+                                  len(self.template.records) if last is None else last,
+                                  team, seconds, reuse_once, row)
+        finally:
+            self.busy = False
+
+    cdef run_alone(self, const int64_t[::1] sizes, const int64_t[::1] index,
+                   const double[::1] lr, int64_t t, uint64_t seed, double[:, ::1] results,
+                   Py_ssize_t first, Py_ssize_t last, int team, double seconds, bint reuse_once,
+                   int64_t row):
+        cdef Py_ssize_t count = sizes.shape[0], i
+        if not 0 <= first < last <= len(self.template.records):
+            raise ValueError(f"there are no ops {first} .. {last - 1}")
         if count < 1 or lr.shape[0] != count or results.shape[0] != count or \
-                results.shape[1] != len(self.template.results) or not 0 <= first <= end:
+                results.shape[1] != len(self.template.results):
             raise ValueError("sizes, lr and results must have one entry a step")
         if self.unbound:
             raise ValueError(f"not bound: {sorted(self.unbound)}")
-        total = sum(sizes)
-        if min(sizes) < 1 or index.shape[0] != total:
+        if min(sizes) < 1 or max(sizes) > self.template.capacity:
+            raise ValueError(f"a batch must have 1 .. {self.template.capacity} examples")
+        if index.shape[0] != sum(sizes):
             raise ValueError("index must have as many entries as the steps take")
+        if t < 1:
+            raise ValueError(f"t must be at least 1, not {t}")
+        if team < 1:
+            raise ValueError(f"team must be at least 1, not {team}")
         team = cn_team_prove(team)
         if self.scratch is None or self.scratch_team < team:
-            self.scratch = Arena(self.template.scratch * team)
+            self.scratch = Arena(<object>self.template.scratch * <object>team)
             self.scratch_team = team
         cdef cn_step *steps = <cn_step *>PyMem_Calloc(count, sizeof(cn_step))
         if steps == NULL:
@@ -487,7 +520,7 @@ cdef class Tape:
         memset(&run, 0, sizeof(run))
         run.ops = self.ops
         run.first = first
-        run.last = end
+        run.last = last
         run.steps = steps
         run.step_count = count
         run.scratch = self.scratch.data
@@ -499,13 +532,9 @@ cdef class Tape:
         run.team = team
         run.reuse_once = reuse_once
         run.seconds = seconds
-        self.busy = True
-        try:
-            with nogil:
-                cn_tape_run(&run)
-        finally:
-            self.busy = False
-            PyMem_Free(steps)
+        with nogil:
+            cn_tape_run(&run)
+        PyMem_Free(steps)
         return run.steps_done, STATUS[run.status], run.failed_op
 
 

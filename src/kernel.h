@@ -48,8 +48,13 @@ typedef struct {
     int32_t *status; /* cn_status; written with cn_fail, read by the tape after each stage */
 } cn_step;
 
+/* Of several reasons the first in the list above is kept, whichever thread is faster. */
 static inline void cn_fail(const cn_step *step, cn_status status) {
-    __atomic_store_n(step->status, (int32_t)status, __ATOMIC_RELAXED);
+    int32_t now = __atomic_load_n(step->status, __ATOMIC_RELAXED);
+    while ((now == CN_OK || now > (int32_t)status) &&
+           !__atomic_compare_exchange_n(step->status, &now, (int32_t)status, 1, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED)) {
+    }
 }
 
 /* Every argument struct starts with this head. */

@@ -77,8 +77,9 @@ int cn_team_prove(int wanted) {
     pthread_mutex_unlock(&gate);
     for (int i = 0; i < made; i++) pthread_join(threads[i], NULL);
     free(threads);
-    /* At the system's limit, stacks are not all that needs room: leave a quarter of it. */
-    if (made < wanted - 1) made -= made / 4;
+    /* At the system's limit stacks are not all that needs room, and other threads of this process
+     * may want teams too: keep to half of what could be had. */
+    if (made < wanted - 1) made /= 2;
     if (made + 1 > known) __atomic_store_n(&proven, made + 1, __ATOMIC_RELAXED);
     return made + 1 > known ? made + 1 : known;
 }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import cnncore as cnn
+from cnncore import _core
 
 X = np.random.RandomState(0).rand(12, 6, 6, 2).astype(np.float32)
 Y = np.arange(12) % 3
@@ -213,3 +214,77 @@ def test_a_model_too_large_for_memory_is_a_memory_error():
     net = [cnn.Affine(2**31 - 1), cnn.ReLU(), cnn.Affine(2**20), cnn.Affine(3)]
     with pytest.raises((MemoryError, ValueError)):
         cnn.Model(net, (2**20,))
+
+
+EDGES = [
+    (lambda: conv(threads=0), ValueError, "threads must"),
+    (lambda: conv(threads=-1), ValueError, "threads must"),
+    (lambda: conv(threads=40000), ValueError, "threads must"),
+    (
+        lambda: cnn.ops.conv2d.forward(
+            x=np.ones((1, 1, 1, 4)), w=np.ones((1, 2, 4, 1)), stride=(2**30, 2**31 - 2),
+            padding=((0, 0), (2**31 - 1, 0)), threads=1,
+        ),
+        (ValueError, MemoryError),
+        "too large|allocate",
+    ),
+    (lambda: cnn.ops.dropout.forward(x=X, keep_prob=0.5, t=0), ValueError, "t must"),
+    (
+        lambda: cnn.ops.adam.update(
+            w=np.ones(3), dw=np.zeros(3), m=np.zeros(3), v=np.zeros(3), lr=0.1, t=1,
+            segments=np.array([[0.0, 3, 0]]), eps=1e-310,
+        ),
+        ValueError,
+        "eps must",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "kind", "words"), EDGES)
+def test_edges_of_the_compiled_kernels(call, kind, words):
+    with pytest.raises(kind, match=words):
+        call()
+
+
+def test_a_huge_stride_costs_nothing():
+    x, w = np.ones((2, 3, 3, 2)), np.ones((2, 2, 2, 3))
+    stride = (2**31 - 1, 10**6)
+    y = cnn.ops.conv2d.forward(x=x, w=w, stride=stride)["y"]
+    assert y.shape == (2, 1, 1, 3)
+    got = cnn.ops.conv2d.backward(dy=y, x=x, w=w, stride=stride)
+    want = cnn.reference.conv2d.backward(dy=y, x=x, w=w, stride=stride)
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name])
+
+
+def test_the_tape_refuses_what_its_records_do_not_hold():
+    tensors = {"x": ((2, 3), "float32"), "y": ((2, 3), "float32")}
+    record = _core.Record("relu_forward", "float32", "baseline", tensors, {})
+    a = np.zeros((2, 3), np.float32)
+    places = {"x": (0, 0), "y": (0, 0)}
+    template = _core.Template([record], [places], [], 1, 2)
+    tape = _core.Tape(template, [a.ctypes.data], a)
+    steps = {"lr": np.zeros(1), "t": 1, "seed": 0, "results": np.empty((1, 0))}
+    tape.run(np.array([2]), np.zeros(2, int), **steps)
+    for change, words in [
+        ({"sizes": np.array([50]), "index": np.zeros(50, int)}, r"1 \.\. 2 examples"),
+        ({"sizes": np.array([0]), "index": np.zeros(1, int)}, r"1 \.\. 2 examples"),
+        ({"index": np.zeros(9, int)}, "index must"),
+        ({"first": 1}, "no ops"),
+        ({"last": 7}, "no ops"),
+        ({"team": 0}, "team must"),
+        ({"t": 0}, "t must"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            tape.run(**({"sizes": np.array([2]), "index": np.zeros(2, int)} | steps | change))
+    with pytest.raises(IndexError):
+        tape.bind(-1, "x", a)
+    with pytest.raises(TypeError):
+        _core.Template([None], [{}], [], 0, 1)
+    with pytest.raises(TypeError):
+        _core.Tape(None, [], None)
+    with pytest.raises(ValueError, match="bases"):
+        _core.Tape(template, [], None)
+    with pytest.raises(ValueError, match="shape"):
+        _core.Record("relu_forward", "float32", "baseline",
+                     dict.fromkeys("xy", ((-2, -3), "float32")), {})  # fmt: skip

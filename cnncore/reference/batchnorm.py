@@ -36,7 +36,7 @@ def forward(x: Array, gamma: Array, beta: Array, eps: float = 1e-5) -> dict[str,
     rows = x.reshape(-1, x.shape[-1])
     if len(rows) == 1:
         raise ValueError("batch normalization needs more than one value per channel in training")
-    mean = rows.mean(axis=0)
+    mean = rows[0] + (rows - rows[0]).mean(axis=0)  # far from zero, sums of values lose digits
     var = ((rows - mean) ** 2).mean(axis=0)
     return {"y": (x - mean) / np.sqrt(var + eps) * gamma + beta, "mean": mean, "var": var}
 

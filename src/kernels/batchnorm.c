@@ -14,9 +14,11 @@ static const char *check(cn_tensor x, cn_tensor y, double eps, const cn_tensor *
     return NULL;
 }
 
-/* Rows of one chunk: near 64 KiB, so that a chunk read twice is read from the nearest cache. */
+/* Rows of one chunk: near 64 KiB, so that a chunk read twice is read from the nearest cache, and
+ * not so many that an outlier in the first of them weighs on all the others' differences from it.
+ */
 static ptrdiff_t row_block(cn_tensor x) {
-    return cn_max(REDUCE_TILE, (64 << 10) / ((ptrdiff_t)sizeof(real) * cn_channels(x)));
+    return cn_clamp((64 << 10) / ((ptrdiff_t)sizeof(real) * cn_channels(x)), REDUCE_TILE, 1024);
 }
 static ptrdiff_t blocks(cn_tensor x, ptrdiff_t n) {
     return cn_ceil_div(cn_rows(x, n), row_block(x));

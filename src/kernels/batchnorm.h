@@ -20,14 +20,14 @@ CN_STRUCT(batchnorm_forward, BATCHNORM_FORWARD)
 
 #define BATCHNORM_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                     \
     TENSOR(dy)                                                                                     \
-    TENSOR(x) TENSOR(gamma) TENSOR(mean) TENSOR(var) TENSOR(dx) TENSOR(dgamma) TENSOR(dbeta)       \
-        NUMBER(eps)
+    TENSOR(x)                                                                                      \
+    TENSOR(gamma) TENSOR(mean) TENSOR(var) TENSOR(dx) TENSOR(dgamma) TENSOR(dbeta) NUMBER(eps)
 CN_STRUCT(batchnorm_backward, BATCHNORM_BACKWARD)
 
 #define BATCHNORM_EVAL_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                 \
     TENSOR(x)                                                                                      \
-    TENSOR(gamma) TENSOR(beta) TENSOR(running_mean) TENSOR(running_var) TENSOR(y) NUMBER(eps)      \
-        FUSED(relu)
+    TENSOR(gamma)                                                                                  \
+    TENSOR(beta) TENSOR(running_mean) TENSOR(running_var) TENSOR(y) NUMBER(eps) FUSED(relu)
 CN_STRUCT(batchnorm_eval_forward, BATCHNORM_EVAL_FORWARD)
 
 #define RUNNING_AVERAGE_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                 \

@@ -9,15 +9,29 @@ typedef struct {
     ptrdiff_t stride_h, stride_w, top, left;
 } geometry;
 
+/* A stride beyond the padded image leaves one position, as the largest stride within it does. */
 static geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const ptrdiff_t *stride,
                             const ptrdiff_t *padding) {
-    return (geometry){x.shape[0], x.shape[1], x.shape[2], x.shape[3], w.shape[0],
-                      w.shape[1], w.shape[3], y.shape[1], y.shape[2], stride[0],
-                      stride[1],  padding[0], padding[2]};
+    return (geometry){
+        .n = x.shape[0],
+        .h = x.shape[1],
+        .w = x.shape[2],
+        .c = x.shape[3],
+        .r = w.shape[0],
+        .s = w.shape[1],
+        .k = w.shape[3],
+        .p = y.shape[1],
+        .q = y.shape[2],
+        .stride_h = cn_min(stride[0], x.shape[1] + padding[0] + padding[1]),
+        .stride_w = cn_min(stride[1], x.shape[2] + padding[2] + padding[3]),
+        .top = padding[0],
+        .left = padding[2],
+    };
 }
 
-/* A bound on every size keeps all products of them far inside 64 bits. */
+/* Bounds that keep every product of sizes that the kernels form inside 64 bits. */
 static const ptrdiff_t MAX_SIZE = (ptrdiff_t)1 << 31;
+static const double MAX_PRODUCT = (double)((ptrdiff_t)1 << 48);
 
 static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const ptrdiff_t *stride,
                                   const ptrdiff_t *padding) {
@@ -36,6 +50,11 @@ static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const p
         if (y.rank != 4 || y.shape[1 + axis] != space / stride[axis] + 1)
             return "y must have the shape that x, w, stride and padding give";
     }
+    double padded = (double)(x.shape[1] + padding[0] + padding[1]) *
+                    (double)(x.shape[2] + padding[2] + padding[3]);
+    if (padded * (double)cn_max(x.shape[3], w.shape[3]) > MAX_PRODUCT)
+        return "the padded image is too large";
+    if ((double)cn_elements(w) > MAX_PRODUCT) return "w is too large";
     if (y.shape[0] != x.shape[0] || y.shape[3] != w.shape[3])
         return "y must have shape (n, p, q, k)";
     return NULL;
@@ -161,6 +180,9 @@ static ptrdiff_t phase_taps(ptrdiff_t filter, ptrdiff_t stride, ptrdiff_t phase)
     return phase < filter ? cn_ceil_div(filter - phase, stride) : 0;
 }
 
+/* Phases with taps, along an axis: those beyond the filter have none. */
+static ptrdiff_t phases(ptrdiff_t filter, ptrdiff_t stride) { return cn_min(filter, stride); }
+
 /* The packed filters of phase (a, b) begin after those of all phases before it. */
 static ptrdiff_t phase_offset(const geometry *g, ptrdiff_t a, ptrdiff_t b) {
     ptrdiff_t before = 0;
@@ -210,17 +232,14 @@ static void dx_row(const geometry *g, const real *packed, const real *dy, window
                    real *dx) {
     ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
     ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1) - part.row;
-    ptrdiff_t pitch = part.columns * g->k;
-    for (ptrdiff_t b = 0; b < g->stride_w; b++) {
+    ptrdiff_t pitch = part.columns * g->k, with_taps = phases(g->s, g->stride_w);
+    if (rows == 0 || with_taps < g->stride_w) memset(dx, 0, (size_t)(g->w * g->c) * sizeof(real));
+    if (rows == 0) return;
+    for (ptrdiff_t b = 0; b < with_taps; b++) {
         ptrdiff_t columns = phase_taps(g->s, g->stride_w, b);
         ptrdiff_t j0 = (b - g->left % g->stride_w + g->stride_w) % g->stride_w;
         if (j0 >= g->w) continue;
         ptrdiff_t pixels = cn_ceil_div(g->w - j0, g->stride_w), depth = rows * columns * g->k;
-        if (depth == 0) {
-            for (ptrdiff_t j = j0; j < g->w; j += g->stride_w)
-                memset(dx + j * g->c, 0, (size_t)g->c * sizeof(real));
-            continue;
-        }
         ptrdiff_t column = (j0 + g->left - b) / g->stride_w - (columns - 1) - part.column;
         gemm_rows read = {dy + row * pitch + column * g->k, g->k, pitch, rows, columns * g->k, 1};
         const real *panels = packed + phase_offset(g, a, b);
@@ -293,14 +312,16 @@ static ptrdiff_t backward_scratch(const void *args) {
 static ptrdiff_t backward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
     const conv2d_backward *a = args;
-    return cn_present(a->dx) ? a->stride[0] * a->stride[1] : 0;
+    geometry g = backward_geometry(a);
+    return cn_present(a->dx) ? phases(g.r, g.stride_h) * phases(g.s, g.stride_w) : 0;
 }
 
 static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)step, (void)scratch;
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    pack_phase(a, &g, a->head.workspace, chunk / g.stride_w, chunk % g.stride_w);
+    ptrdiff_t across = phases(g.s, g.stride_w);
+    pack_phase(a, &g, a->head.workspace, chunk / across, chunk % across);
 }
 
 static ptrdiff_t dx_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_t n) {

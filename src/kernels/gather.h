@@ -12,8 +12,8 @@
 
 #define GATHER_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                         \
     TYPED(data, CN_ANY)                                                                            \
-    TYPED(labels, CN_I64) TENSOR(mean) TENSOR(scale) TENSOR(x) TYPED(target, CN_I64)               \
-        SIZE(classes, 1)
+    TYPED(labels, CN_I64)                                                                          \
+    TENSOR(mean) TENSOR(scale) TENSOR(x) TYPED(target, CN_I64) SIZE(classes, 1)
 CN_STRUCT(gather_forward, GATHER_FORWARD)
 
 /* y[row + i] = x[i], where row is the step's first row of the result. */

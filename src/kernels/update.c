@@ -110,7 +110,8 @@ static const char *adam_check(const void *args) {
     if (!cn_same(a->m, a->w) || !cn_same(a->v, a->w)) return "m and v must have the shape of w";
     if (!(a->beta1 >= 0 && a->beta1 < 1)) return "beta1 must lie in [0, 1)";
     if (!(a->beta2 >= 0 && a->beta2 < 1)) return "beta2 must lie in [0, 1)";
-    if (!(a->eps > 0)) return "eps must be positive";
+    if (!((real)a->eps >= (CN_DOUBLE ? (real)1e-300 : (real)1e-30)))
+        return "eps must be at least 1e-30 in float32, 1e-300 in float64";
     return update_check(a->w, a->dw, a->segments);
 }
 
