@@ -136,7 +136,7 @@ def in_float64(model: Model) -> Model:
     if model.dtype == "float64":
         return model
     copy = Model(
-        model.net, tuple(model.given_shape), model.loss, model.regularization, model.seed,
+        model.net, model.given_shape, model.loss, model.regularization, model.seed,
         "float64", model.input_layout, model.isa,
     )  # fmt: skip
     for path in model.paths():

@@ -11,7 +11,7 @@ from math import prod, sqrt
 import numpy as np
 
 from .reference.case import Array
-from .shapes import Shape, number
+from .shapes import Shape, number, settle
 
 
 def generator(seed: int, path: str) -> np.random.RandomState:
@@ -46,7 +46,7 @@ class SmallGaussian(Initialization):
     scale: float = 0.01
 
     def __post_init__(self) -> None:
-        number("scale", self.scale, 0, float("inf"), open_high=True)
+        settle(self, scale=number("scale", self.scale, 0, float("inf"), open_high=True))
 
     def std(self, shape: Shape) -> float:
         return self.scale

@@ -19,7 +19,7 @@ def input_shape(shape: Any, layout: str) -> Shape:
     """An example's shape as the plan has it: (h, w, c) or (d,)."""
     if layout not in LAYOUTS:
         raise ValueError(f'input_layout must be "nhwc" or "nchw", not {layout!r}')
-    values = (shape,) if isinstance(shape, int) else tuple(shape)
+    values = tuple(np.atleast_1d(np.asarray(shape, object)).tolist())
     if len(values) not in (1, 3) or not all(
         isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 1 for v in values
     ):

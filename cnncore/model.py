@@ -55,7 +55,6 @@ class Model:
         self.input_layout = input_layout
         self.isa = levels.choose(isa)
         shape = inputs.input_shape(input_shape, input_layout)
-        self.given_shape = [input_shape] if isinstance(input_shape, int) else list(input_shape)
         self._architecture = architecture(net, shape, self.dtype)
         self.parameters = Vector(self._architecture.parameters, self.dtype)
         self.statistics = Vector(self._architecture.statistics, self.dtype)
@@ -66,6 +65,12 @@ class Model:
     def input_shape(self) -> tuple[int, ...]:
         """Of one example, as the net sees it: (d,) or (h, w, c)."""
         return self._architecture.input_shape
+
+    @property
+    def given_shape(self) -> tuple[int, ...]:
+        """Of one example, as the user's arrays have it: (c, h, w) for nchw."""
+        shape = self.input_shape
+        return (shape[2], *shape[:2]) if self.input_layout == "nchw" and len(shape) == 3 else shape
 
     @property
     def classes(self) -> int:

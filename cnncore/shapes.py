@@ -50,6 +50,12 @@ def number(
     return x
 
 
+def settle(declaration: Any, **values: Any) -> None:
+    """Sets fields of a frozen dataclass to their checked, plain values while it is being made."""
+    for name, value in values.items():
+        object.__setattr__(declaration, name, value)
+
+
 def pair(name: str, value: Any, least: int = 1) -> tuple[int, int]:
     """An integer for both axes, or (vertical, horizontal)."""
     if isinstance(value, (tuple, list)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from math import inf
 from typing import Any, ClassVar
 
-from .shapes import number
+from .shapes import number, settle
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Update:
     lr: float
 
     def __post_init__(self) -> None:
-        check_lr(self.lr)
+        settle(self, lr=check_lr(self.lr))
 
     def attributes(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "lr"}
@@ -48,7 +48,7 @@ class Momentum(Update):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("mu", self.mu, 0, 1, open_high=True)
+        settle(self, mu=number("mu", self.mu, 0, 1, open_high=True))
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Adam(Update):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("beta1", self.beta1, 0, 1, open_high=True)
-        number("beta2", self.beta2, 0, 1, open_high=True)
-        number("eps", self.eps, 0, 1, open_low=True)
+        settle(self, beta1=number("beta1", self.beta1, 0, 1, open_high=True))
+        settle(self, beta2=number("beta2", self.beta2, 0, 1, open_high=True))
+        settle(self, eps=number("eps", self.eps, 0, 1, open_low=True))
 
 
 @dataclass(frozen=True)
@@ -78,4 +78,4 @@ class L2:
     strength: float
 
     def __post_init__(self) -> None:
-        number("strength", self.strength, 0, inf, open_high=True)
+        settle(self, strength=number("strength", self.strength, 0, inf, open_high=True))

@@ -232,6 +232,13 @@ def test_a_saved_model_comes_back_whole(tmp_path, digits):
     assert (tmp_path / "n.npz").read_bytes() == (tmp_path / "m.npz").read_bytes()
 
 
+def test_numpy_scalars_are_as_good_as_numbers(tmp_path):
+    net = [cnn.Dropout(np.float32(0.5)), cnn.BatchNorm(np.float64(0.8)), cnn.Affine(np.int64(3))]
+    model = cnn.Model(net, np.array([4]), regularization=cnn.L2(np.float32(0.5)))
+    model.save(tmp_path / "m.npz")
+    assert cnn.load(tmp_path / "m.npz").net == model.net
+
+
 def test_channels_first_and_float64_come_back(tmp_path):
     net = [cnn.Conv2d(4, 3, init="glorot"), cnn.Flatten(), cnn.Affine(3)]
     model = cnn.Model(net, (2, 6, 5), input_layout="nchw", dtype="float64")

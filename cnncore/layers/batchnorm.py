@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..plan import Builder, Tensor
-from ..shapes import number
+from ..shapes import number, settle
 from .base import Layer
 
 
@@ -22,8 +22,8 @@ class BatchNorm(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("momentum", self.momentum, 0, 1, open_high=True)
-        number("eps", self.eps, 0, 1, open_low=True)
+        settle(self, momentum=number("momentum", self.momentum, 0, 1, open_high=True))
+        settle(self, eps=number("eps", self.eps, 0, 1, open_low=True))
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         c = x.shape[-1:]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..plan import Builder, Tensor
+from ..shapes import settle
 from .base import Layer, emit_leaf
 
 
@@ -47,7 +48,7 @@ class Sequential(Container):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "layers", as_layers("Sequential", self.layers))
+        settle(self, layers=as_layers("Sequential", self.layers))
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         return emit_all(self.layers, net, x)
@@ -64,11 +65,11 @@ class Residual(Container):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "body", as_layers("Residual body", self.body))
+        settle(self, body=as_layers("Residual body", self.body))
         if not self.body:
             raise ValueError("Residual needs a body of at least one layer")
         if self.shortcut is not None:
-            object.__setattr__(self, "shortcut", as_layers("Residual shortcut", self.shortcut))
+            settle(self, shortcut=as_layers("Residual shortcut", self.shortcut))
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         y = emit_all(self.body, net, x)

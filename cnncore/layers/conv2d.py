@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from .. import init
 from ..plan import Builder, Tensor
-from ..shapes import integer, pair
+from ..shapes import integer, pair, settle
 from .base import Layer
 
 
@@ -30,11 +30,10 @@ class Conv2d(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "k", integer("k", self.k))
-        object.__setattr__(self, "size", pair("size", self.size))
-        object.__setattr__(self, "stride", pair("stride", self.stride))
+        settle(self, k=integer("k", self.k), size=pair("size", self.size))
+        settle(self, stride=pair("stride", self.stride))
         if isinstance(self.padding, list):
-            object.__setattr__(self, "padding", _tuples(self.padding))
+            settle(self, padding=_tuples(self.padding))
         init.resolve(self.init, True)
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:

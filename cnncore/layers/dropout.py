@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..plan import Builder, Tensor
-from ..shapes import number
+from ..shapes import number, settle
 from .base import Layer
 
 
@@ -20,7 +20,7 @@ class Dropout(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("keep_prob", self.keep_prob, 0, 1, open_low=True)
+        settle(self, keep_prob=number("keep_prob", self.keep_prob, 0, 1, open_low=True))
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         if not net.training:

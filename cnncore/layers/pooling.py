@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..plan import Builder, Tensor
-from ..shapes import pair
+from ..shapes import pair, settle
 from .base import Layer
 
 
@@ -23,9 +23,9 @@ class MaxPool2d(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "size", pair("size", self.size))
+        settle(self, size=pair("size", self.size))
         if self.stride is not None:
-            object.__setattr__(self, "stride", pair("stride", self.stride))
+            settle(self, stride=pair("stride", self.stride))
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         return net.apply(
