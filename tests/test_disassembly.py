@@ -40,6 +40,7 @@ def loops(body: str) -> list[list[str]]:
         jump = re.match(r"j\w+ +([0-9a-f]+)", text)
         if jump and places.get(jump[1], i) < i:
             spans.append((places[jump[1]], i))
+
     def holds_another(a: int, b: int) -> bool:
         return any(a <= c and d <= b and (a, b) != (c, d) for c, d in spans)
 
