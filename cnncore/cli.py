@@ -22,12 +22,12 @@ from .zoo import MODELS
 
 # Each rule with the learning rate to begin with.
 UPDATES: dict[str, tuple[type[Update], float]] = {
-    "adam": (Adam, 2e-3),
-    "momentum": (Momentum, 5e-2),
+    "adam": (Adam, 5e-3),
+    "momentum": (Momentum, 2e-2),
     "sgd": (SGD, 1e-1),
 }
-EPOCHS = 12
-BATCH_SIZE = 32
+EPOCHS = 15
+BATCH_SIZE = 64
 L2_STRENGTH = 1e-4
 # Without --lr-decay the learning rate shrinks to this share of itself, evenly over the epochs:
 # the small steps at the end settle the batch statistics and the weights.

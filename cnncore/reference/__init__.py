@@ -25,19 +25,22 @@ from types import ModuleType
 
 NOT_OPS = {"case", "philox"}
 
+# All at once, not when first used: a first use may be in one thread while another forks, and the
+# child would wait for ever on the lock of a half-done import.
+_OPS: dict[str, ModuleType] = {
+    module.name: importlib.import_module(f"{__name__}.{module.name}")
+    for module in sorted(pkgutil.iter_modules(__path__))
+    if module.name not in NOT_OPS
+}
 
-@cache
+
 def op(name: str) -> ModuleType:
     """The module of an op; KeyError if there is none."""
-    if name not in names():
-        raise KeyError(f"there is no op {name!r}; there are {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+    return _OPS[name]
 
 
-@cache
 def names() -> tuple[str, ...]:
-    found = (module.name for module in pkgutil.iter_modules(__path__))
-    return tuple(sorted(name for name in found if name not in NOT_OPS))
+    return tuple(_OPS)
 
 
 @cache
