@@ -1,6 +1,6 @@
 """Layers: frozen declarations. The names here are the closed registry that files may name."""
 
-from .activations import ReLU
+from .activations import LeakyReLU, ReLU
 from .affine import Affine
 from .base import Layer
 from .batchnorm import BatchNorm
@@ -18,6 +18,7 @@ __all__ = [
     "Flatten",
     "GlobalAvgPool2d",
     "Layer",
+    "LeakyReLU",
     "MaxPool2d",
     "ReLU",
     "Residual",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..plan import Builder, Tensor
+from ..shapes import number, settle
 from .base import Layer
 
 
@@ -17,3 +18,19 @@ class ReLU(Layer):
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         return net.apply("relu", x=x)["y"]
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Layer):
+    """y = slope x for x < 0, x otherwise, 0 <= slope < 1; the gradient at exactly 0 is slope
+    (Maas et al. 2013; cs231n, neural networks 1)."""
+
+    slope: float = 0.01
+    rectifies: ClassVar[bool | None] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, slope=number("slope", self.slope, 0, 1, open_high=True))
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        return net.apply("leaky_relu", x=x, slope=self.slope)["y"]
