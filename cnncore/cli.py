@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
-    except (OSError, ValueError, TypeError, MemoryError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         return _say(f"error: {_reason(error)}", WRONG_INPUT)
     return code
 
@@ -55,7 +55,10 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.threads is not None:
         set_num_threads(arguments.threads)
     data = load(arguments.data)
-    model, solver = _construct(arguments, data)
+    try:
+        model, solver = _construct(arguments, data)
+    except TypeError as error:
+        raise ValueError(*error.args) from error
     folder = _make_folder(arguments.out)
     print(_opening(arguments, data, solver), flush=True)
     start = time.perf_counter()

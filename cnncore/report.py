@@ -151,7 +151,9 @@ def write_curves(path: Path, history: History) -> str:
 
 def _draw(figure: Any, history: History) -> None:
     loss, accuracy = figure.subplots(1, 2)
-    loss.semilogy(range(1, len(history["loss"]) + 1), history["loss"], lw=0.8, label="training")
+    # Without the penalty, which a validation loss does not have either.
+    steps = range(1, len(history["data_loss"]) + 1)
+    loss.semilogy(steps, history["data_loss"], lw=0.8, label="training batches")
     loss.semilogy(history["iterations"], history["validation_loss"], ".-", label="validation")
     loss.set(xlabel="iteration", ylabel="loss")
     accuracy.plot(history["iterations"], history["train_accuracy"], ".-", label="training")

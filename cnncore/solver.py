@@ -41,7 +41,7 @@ class Solver:
     and num_iterations. sampling: "shuffle", each epoch a new order of all examples, or
     "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep" the partial
     batch at an epoch's end. lr_decay multiplies lr at each epoch's end. num_train_samples: train
-    accuracy is checked on that many. restore: at any ending the model gets the "best" parameters
+    accuracy is checked on that many, drawn once. restore: at any ending the model gets the "best" parameters
     and statistics by validation accuracy, or the "last". verbose: None shows progress in a terminal
     after two seconds.
 
@@ -100,6 +100,7 @@ class Solver:
         self._best: tuple[float, bytes, bytes] | None = None
         self._last: tuple[bytes, bytes] | None = None
         self._order: tuple[int, Array] | None = None
+        self._sample: tuple[Array, Array] | None = None
         self._vectors = {
             name: Vector(model.architecture.parameters, model.dtype)
             for name in (GRADIENTS, *update.states)
@@ -274,10 +275,10 @@ class Solver:
         return sizes, self._order[1][first:end]
 
     def _check_accuracy(self) -> None:
-        assert self._train is not None
-        x, y = (part[: self.num_train_samples] for part in self._train)
         self.history["iterations"].append(self.iteration)
-        train = self.model.evaluate_checked(x, y, EVALUATION_BATCH)
+        if self._sample is None:
+            self._sample = self._draw_sample()
+        train = self.model.evaluate_checked(*self._sample, EVALUATION_BATCH)
         self.history["train_accuracy"].append(train["accuracy"])
         if self._validation is None:
             return
@@ -286,6 +287,16 @@ class Solver:
         self.history["validation_loss"].append(found["loss"])
         if self._best is None or found["accuracy"] > self._best[0]:
             self._best = found["accuracy"], *self._snapshot()
+
+    def _draw_sample(self) -> tuple[Array, Array]:
+        """The training examples that accuracy is checked on: the same at every check."""
+        assert self._train is not None
+        x, y = self._train
+        if len(x) <= self.num_train_samples:
+            return x, y
+        draws = philox.draws_64(self.seed, len(x), 0, philox.SHUFFLE, 2)
+        rows = np.sort(np.argsort(draws, kind="stable")[: self.num_train_samples])
+        return x[rows], y[rows]
 
     def _snapshot(self) -> tuple[bytes, bytes]:
         return self.model.parameters.tobytes(), self.model.statistics.tobytes()
