@@ -29,8 +29,8 @@ UPDATES: dict[str, tuple[type[Update], float]] = {
 EPOCHS = 15
 BATCH_SIZE = 64
 L2_STRENGTH = 1e-4
-# Without --lr-decay the learning rate shrinks to this share of itself, evenly over the epochs:
-# the small steps at the end settle the batch statistics and the weights.
+# Without --lr-decay the learning rate falls to this share of itself, by the same factor after each
+# epoch: a fixed factor would stop a long training and hardly slow a short one.
 FINAL_LR_SHARE = 0.05
 
 DIVERGED, WRONG_INPUT, INTERRUPTED = 1, 2, 130

@@ -129,35 +129,37 @@ class Model:
         return self.evaluate_checked(data, labels, batch_size)
 
     def evaluate_checked(
-        self, data: Array, labels: Array, batch_size: int = EVALUATION_BATCH
+        self, data: Array, labels: Array, batch_size: int, rows: Array | None = None
     ) -> dict[str, float]:
+        """`evaluate` of what `examples` and `labels` returned, or of some rows of it."""
+        rows = np.arange(len(data)) if rows is None else rows
         losses_and_sizes: list[tuple[Array, Array]] = []
-        scores = self._forward("evaluate", data, batch_size, labels, losses_and_sizes)
+        scores = self._forward("evaluate", data, batch_size, rows, labels, losses_and_sizes)
         total = sum(float((loss[:, 0] * sizes).sum()) for loss, sizes in losses_and_sizes)
-        right = int((scores.argmax(axis=1) == labels).sum())
-        return {"accuracy": right / len(data), "loss": total / len(data)}
+        right = int((scores.argmax(axis=1) == labels[rows]).sum())
+        return {"accuracy": right / len(rows), "loss": total / len(rows)}
 
     def _forward(
-        self, kind: str, data: Array, batch_size: int, labels: Array | None = None,
-        log: list[tuple[Array, Array]] | None = None,
+        self, kind: str, data: Array, batch_size: int, rows: Array | None = None,
+        labels: Array | None = None, log: list[tuple[Array, Array]] | None = None,
     ) -> Array:  # fmt: skip
+        """Scores or probabilities of the rows of `data`, all by default; `log` gets the losses and
+        sizes of the batches."""
         loss = self.loss if kind == "evaluate" else None
         capacity = integer("batch_size", batch_size)
         purpose = Purpose(kind, capacity, self.isa, loss)
-        out = np.empty((len(data), self.classes), self.dtype)
+        rows = np.arange(len(data)) if rows is None else rows
+        out = np.empty((len(rows), self.classes), self.dtype)
         pool = self._pool.setdefault(purpose, [])
         try:
             runner = pool.pop()
         except IndexError:
             runner = Runner(program(self._architecture, purpose), self.vectors)
-        arrays = {"data": data, "y": out}
-        if labels is not None:
-            arrays["labels"] = labels
-        runner.bind(arrays)
+        runner.bind({"data": data, "y": out} | ({} if labels is None else {"labels": labels}))
         try:
             done = 0
-            while done < len(data):
-                batches = Batches.in_order(done, len(data), capacity)
+            while done < len(rows):
+                batches = Batches.in_order(rows, done, capacity)
                 results = runner.run(batches)
                 sizes = batches.sizes[: len(results)]
                 if log is not None:

@@ -180,12 +180,12 @@ class Batches:
         )
 
     @classmethod
-    def in_order(cls, first: int, end: int, capacity: int) -> Batches:
-        """All rows from `first` to `end`, in order: what prediction runs."""
-        sizes = [min(capacity, end - i) for i in range(first, end, capacity)]
-        return cls(
-            np.array(sizes, np.int64), np.arange(first, end), np.zeros(len(sizes)), row=first
-        )
+    def in_order(cls, rows: Array, done: int, capacity: int) -> Batches:
+        """What is left of `rows` after the first `done`, in batches of `capacity`: prediction."""
+        left = rows[done:]
+        sizes = np.full(-(-len(left) // capacity), capacity, np.int64)
+        sizes[-1] = len(left) - (len(sizes) - 1) * capacity
+        return cls(sizes, left, np.zeros(len(sizes)), row=done)
 
 
 class Runner:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .architecture import program, training
+from .interrupts import Uninterrupted
 from .model import EVALUATION_BATCH, Model
 from .plan import GRADIENTS
 from .program import Batches, Runner
@@ -41,9 +42,9 @@ class Solver:
     and num_iterations. sampling: "shuffle", each epoch a new order of all examples, or
     "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep" the partial
     batch at an epoch's end. lr_decay multiplies lr at each epoch's end. num_train_samples: train
-    accuracy is checked on that many, drawn once. restore: at any ending the model gets the "best" parameters
-    and statistics by validation accuracy, or the "last". verbose: None shows progress in a terminal
-    after two seconds.
+    accuracy is checked on that many, drawn once. restore: at any ending the model gets the "best"
+    parameters and statistics by validation accuracy, or the "last". verbose: None shows progress in
+    a terminal after two seconds.
 
     Without train, a solver only steps: `step(x, y)`.
 
@@ -100,7 +101,8 @@ class Solver:
         self._best: tuple[float, bytes, bytes] | None = None
         self._last: tuple[bytes, bytes] | None = None
         self._order: tuple[int, Array] | None = None
-        self._sample: tuple[Array, Array] | None = None
+        self._sample: Array | None = None
+        self._check_due = False
         self._vectors = {
             name: Vector(model.architecture.parameters, model.dtype)
             for name in (GRADIENTS, *update.states)
@@ -192,8 +194,9 @@ class Solver:
                 f"x has {len(data)} examples, more than batch_size = {self.batch_size}"
             )
         sizes = np.array([len(data)], np.int64)
-        results = self._run(data, labels, sizes, np.arange(len(data)))
-        self.iteration += 1
+        with Uninterrupted():
+            results = self._run(data, labels, sizes, np.arange(len(data)))
+            self.iteration += 1
         return float(results[0].sum())
 
     def _need_data(self) -> None:
@@ -236,22 +239,25 @@ class Solver:
             1 if self.iteration == 0 else limit,
         )
         sizes, index = self._batches(epoch, position, count)
-        results = self._run(*self._train, sizes, index)
-        steps = []
-        for row in results:
-            self.iteration += 1
-            data_loss, penalty = float(row[0]), float(row[1:].sum())
-            end = self.iteration % self.iterations_per_epoch == 0
-            steps.append(Step(self.iteration, epoch, data_loss + penalty, data_loss, self._lr, end))
-            self.history["loss"].append(data_loss + penalty)
-            self.history["data_loss"].append(data_loss)
-            self.history["penalty"].append(penalty)
-        last = steps[-1]
-        if last.iteration == 1 or last.epoch_end or last.iteration == self.num_iterations:
+        with Uninterrupted():
+            steps = [self._record(row, epoch) for row in self._run(*self._train, sizes, index)]
+        if self._check_due:
             self._check_accuracy()
-        if last.epoch_end:
-            self._lr *= self.lr_decay
         return steps
+
+    def _record(self, results: Array, epoch: int) -> Step:
+        """The books of one step that was done."""
+        self.iteration += 1
+        data_loss, penalty = float(results[0]), float(results[1:].sum())
+        end = self.iteration % self.iterations_per_epoch == 0
+        step = Step(self.iteration, epoch, data_loss + penalty, data_loss, self._lr, end)
+        self.history["loss"].append(step.loss)
+        self.history["data_loss"].append(data_loss)
+        self.history["penalty"].append(penalty)
+        if end:
+            self._lr *= self.lr_decay
+        self._check_due = end or self.iteration in (1, self.num_iterations)
+        return step
 
     def _batches(self, epoch: int, position: int, count: int) -> tuple[Array, Array]:
         """Sizes and row numbers of `count` batches from `position` in the epoch."""
@@ -275,28 +281,28 @@ class Solver:
         return sizes, self._order[1][first:end]
 
     def _check_accuracy(self) -> None:
-        self.history["iterations"].append(self.iteration)
+        assert self._train is not None
         if self._sample is None:
             self._sample = self._draw_sample()
-        train = self.model.evaluate_checked(*self._sample, EVALUATION_BATCH)
-        self.history["train_accuracy"].append(train["accuracy"])
-        if self._validation is None:
-            return
-        found = self.model.evaluate_checked(*self._validation, EVALUATION_BATCH)
-        self.history["validation_accuracy"].append(found["accuracy"])
-        self.history["validation_loss"].append(found["loss"])
-        if self._best is None or found["accuracy"] > self._best[0]:
-            self._best = found["accuracy"], *self._snapshot()
+        train = self.model.evaluate_checked(*self._train, EVALUATION_BATCH, self._sample)
+        found = None
+        if self._validation is not None:
+            found = self.model.evaluate_checked(*self._validation, EVALUATION_BATCH)
+        with Uninterrupted():
+            self.history["iterations"].append(self.iteration)
+            self.history["train_accuracy"].append(train["accuracy"])
+            if found is not None:
+                self.history["validation_accuracy"].append(found["accuracy"])
+                self.history["validation_loss"].append(found["loss"])
+                if self._best is None or found["accuracy"] > self._best[0]:
+                    self._best = found["accuracy"], *self._snapshot()
+            self._check_due = False
 
-    def _draw_sample(self) -> tuple[Array, Array]:
-        """The training examples that accuracy is checked on: the same at every check."""
+    def _draw_sample(self) -> Array:
+        """Rows of the training data that accuracy is checked on: the same at every check."""
         assert self._train is not None
-        x, y = self._train
-        if len(x) <= self.num_train_samples:
-            return x, y
-        draws = philox.draws_64(self.seed, len(x), 0, philox.SHUFFLE, 2)
-        rows = np.sort(np.argsort(draws, kind="stable")[: self.num_train_samples])
-        return x[rows], y[rows]
+        draws = philox.draws_64(self.seed, len(self._train[0]), 0, philox.SHUFFLE, 2)
+        return np.sort(np.argsort(draws, kind="stable")[: self.num_train_samples])
 
     def _snapshot(self) -> tuple[bytes, bytes]:
         return self.model.parameters.tobytes(), self.model.statistics.tobytes()
@@ -309,14 +315,19 @@ class Solver:
 
     def _resume(self) -> None:
         """Goes on from the last state, unless the model was changed since the ending."""
-        if self._last is not None and self._best is not None and self._snapshot() == self._best[1:]:
-            self._write(*self._last)
-        self._last = None
+        with Uninterrupted():
+            best = self._best[1:] if self._best is not None else None
+            if self._last is not None and self._snapshot() == best:
+                self._write(*self._last)
+            self._last = None
+        if self._check_due:  # an interruption came before it
+            self._check_accuracy()
 
     def _finish(self) -> None:
-        if self.restore == "best" and self._best is not None:
-            self._last = self._snapshot()
-            self._write(*self._best[1:])
+        with Uninterrupted():
+            if self.restore == "best" and self._best is not None:
+                self._last = self._snapshot()
+                self._write(*self._best[1:])
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

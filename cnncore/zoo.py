@@ -39,8 +39,8 @@ def mlp(input_shape: Shape, classes: int) -> Sequential:
 def convnet(input_shape: Shape, classes: int) -> Sequential:
     """Four 3x3 convolutions with batch normalization and a global average, for small images.
 
-    The average over all pixels leaves few parameters to overfit with: on a thousand images it does
-    better than an affine layer over the flattened pixels, with or without dropout."""
+    The average over all pixels leaves few parameters to overfit with: in cross-validation on the
+    digits it did no worse than dropout and an affine layer over the flattened pixels."""
     _need_image("convnet", input_shape, 2)
     return Sequential(
         (

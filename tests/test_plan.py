@@ -157,7 +157,7 @@ def test_host_op_runs_between_segments(data):
     runner = Runner(made, model.vectors)
     out = np.empty((40, 4))
     runner.bind({"data": x, "y": out})
-    runner.run(Batches.in_order(0, 40, 16))
+    runner.run(Batches.in_order(np.arange(40), 0, 16))
     hidden = np.maximum(x.reshape(40, -1) @ model["1.w"] + model["1.b"], 0)
     np.testing.assert_allclose(out, 2 * hidden @ model["3.w"] + model["3.b"], rtol=1e-10)
 
@@ -170,7 +170,7 @@ def test_kept_tensors_survive_fusion_and_reuse(data):
     assert not any(op.fused and op.layer in ("4.0", "6") for op in plan.ops)
     runner = Runner(Program(plan), model.vectors)
     runner.bind({"data": x, "y": np.empty((40, 4))})
-    runner.run(Batches.in_order(0, 40, 40))
+    runner.run(Batches.in_order(np.arange(40), 0, 40))
     want = cnn.reference.conv2d.forward(x=x, w=model["0.w"], b=model["0.b"], padding="same")["y"]
     np.testing.assert_allclose(runner.value(plan.named["0"]), want, rtol=1e-12, atol=1e-12)
     assert (runner.value(plan.named["6"]) < 0).any()

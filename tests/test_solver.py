@@ -259,22 +259,40 @@ def test_adam_on_the_first_step_moves_by_lr():
     np.testing.assert_allclose(out["w"], [-0.1, 0.1, 0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.2, 0.35])
-def test_interruption_leaves_a_usable_model_and_the_same_bits(digits, delay):
-    whole = make(digits, num_epochs=1000, restore="last")
+def test_interruption_returns_soon_and_leaves_a_usable_model(digits):
     solver = make(digits, num_epochs=1000, restore="last")
-    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT)).start()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         solver.train()
-    assert time.monotonic() - start < delay + 1.5
-    done = solver.iteration
-    assert len(solver.history["loss"]) == done > 0
+    assert time.monotonic() - start < 2
+    assert len(solver.history["loss"]) == solver.iteration > 0
     assert solver.model.predict(digits.x_test).shape == (360,)
-    for step in whole:
-        if step.iteration == done:
+
+
+@pytest.mark.parametrize("restore", ["best", "last"])
+def test_training_interrupted_again_and_again_gives_the_same_bytes(digits, restore):
+    whole = make(digits, num_epochs=300, restore=restore, lr_decay=0.995)
+    whole.train()
+    solver = make(digits, num_epochs=300, restore=restore, lr_decay=0.995)
+    random = np.random.RandomState(0)
+    interruptions = 0
+    while True:
+        timer = threading.Timer(random.uniform(0, 0.04), os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            try:
+                solver.train()
+            finally:
+                timer.cancel()
+                timer.join()
             break
-    assert whole.model.weights_sha256() == solver.model.weights_sha256()
+        except KeyboardInterrupt:
+            interruptions += 1
+            assert np.isfinite(solver.model.parameters).all()
+    assert interruptions >= 10
+    assert solver.model.weights_sha256() == whole.model.weights_sha256()
+    assert solver.history == whole.history
 
 
 def test_a_second_equal_model_and_solver_are_cheap():
