@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import inf
+from math import inf, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,7 @@ class Solver:
     "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep" the partial
     batch at an epoch's end. lr_decay multiplies lr at each epoch's end. num_train_samples: train
     accuracy is checked on that many, drawn once. restore: at any ending the model gets the "best"
-    parameters and statistics by validation accuracy, or the "last". verbose: None shows progress in
+    parameters and statistics by validation accuracy (then loss), or the "last". verbose: None shows progress in
     a terminal after two seconds.
 
     Without train, a solver only steps: `step(x, y)`.
@@ -98,7 +98,7 @@ class Solver:
                 "validation_loss", "iterations",
             )
         }  # fmt: skip
-        self._best: tuple[float, bytes, bytes] | None = None
+        self._best: tuple[tuple[float, float], bytes, bytes] | None = None
         self._last: tuple[bytes, bytes] | None = None
         self._order: tuple[int, Array] | None = None
         self._sample: Array | None = None
@@ -294,8 +294,10 @@ class Solver:
             if found is not None:
                 self.history["validation_accuracy"].append(found["accuracy"])
                 self.history["validation_loss"].append(found["loss"])
-                if self._best is None or found["accuracy"] > self._best[0]:
-                    self._best = found["accuracy"], *self._snapshot()
+                score = found["accuracy"], -found["loss"]
+                # A NaN loss is no candidate: its argmax may be right by accident.
+                if isfinite(score[1]) and (self._best is None or score > self._best[0]):
+                    self._best = score, *self._snapshot()
             self._check_due = False
 
     def _draw_sample(self) -> Array:

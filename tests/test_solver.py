@@ -188,6 +188,20 @@ def test_divergence_raises_and_changes_nothing(digits):
     assert len(solver.history["loss"]) == 1
 
 
+def test_steps_before_a_failed_one_in_the_same_run_count(digits):
+    x = (digits.x_train / 255).astype(np.float32)
+    solver = make(digits, train=(x, digits.y_train), num_train_samples=1, restore="last")
+    _, index = solver._batches(1, 0, 25)
+    x[index[12 * 50], 0, 0, 0] = np.inf  # first read by step 13
+    with pytest.raises(ValueError, match="holds NaN or infinity"):
+        solver.train()
+    assert solver.iteration == len(solver.history["loss"]) == 12
+    again = make(digits, num_iterations=12, num_train_samples=1, restore="last")
+    again.train()
+    assert solver.history["loss"] == again.history["loss"]
+    assert solver.model.weights_sha256() == again.model.weights_sha256()
+
+
 def test_a_diverged_training_keeps_its_best_state(digits):
     solver = make(digits, update=cnn.Momentum(0.05), num_epochs=4)
     for step in solver:
@@ -215,7 +229,7 @@ def test_bad_labels_that_appear_later_are_found_by_the_step(digits):
 def test_not_finite_data_are_found_by_the_step(digits):
     x = (digits.x_train / 255).astype(np.float32)
     x[7, 3, 3, 0] = np.nan
-    solver = make(digits, train=(x, digits.y_train))
+    solver = make(digits, train=(x, digits.y_train), last_batch="keep", num_epochs=1)
     with pytest.raises(ValueError, match=r"x\[7\] holds NaN or infinity"):
         solver.train()
     with pytest.raises(ValueError, match=r"x\[7\] holds NaN"):

@@ -44,7 +44,7 @@ class Container(Layer):
 class Sequential(Container):
     """Layers one after the other. A layer's path is its name or its position: "0.w", "4.0.w"."""
 
-    layers: tuple[Layer, ...] = ()
+    layers: Sequence[Layer] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,8 +60,8 @@ class Residual(Container):
 
     Paths: "4.0.w" for the body's first layer, "4.shortcut.0.w" for the shortcut's."""
 
-    body: tuple[Layer, ...] = ()
-    shortcut: tuple[Layer, ...] | None = None
+    body: Sequence[Layer] = ()
+    shortcut: Sequence[Layer] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
