@@ -246,7 +246,7 @@ class Runner:
             first, last, 1 if self.program.small else _core.team_size(), seconds,
             self.program.plan.inference, batches.row,
         )  # fmt: skip
-        # Steps before the one that failed are done and count: it fails again, and then as the first.
+        # Steps before the failed one are done and count: it fails again next time, as the first.
         if status != "ok" and done == 0:
             self._raise(status, self.program.kernel_ops[op], batches.only(done))
         return int(done)

@@ -43,8 +43,8 @@ class Solver:
     "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep" the partial
     batch at an epoch's end. lr_decay multiplies lr at each epoch's end. num_train_samples: train
     accuracy is checked on that many, drawn once. restore: at any ending the model gets the "best"
-    parameters and statistics by validation accuracy (then loss), or the "last". verbose: None shows progress in
-    a terminal after two seconds.
+    parameters and statistics by validation accuracy, then loss, or the "last". verbose: None shows
+    progress in a terminal after two seconds.
 
     Without train, a solver only steps: `step(x, y)`.
 
