@@ -23,7 +23,7 @@ from .errors import DataFormatError, DivergenceError
 from .gradcheck import GradientCheck, gradcheck
 from .layers import *  # noqa: F403
 from .layers import __all__ as _layers
-from .losses import Softmax
+from .losses import Hinge, MeanSquaredError, Softmax
 from .model import Model, load
 from .solver import Solver
 from .system import get_num_threads, info, set_num_threads, version
@@ -54,6 +54,8 @@ __all__ = [
     "DataFormatError",
     "DivergenceError",
     "GradientCheck",
+    "Hinge",
+    "MeanSquaredError",
     "Model",
     "Momentum",
     "Softmax",

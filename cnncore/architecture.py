@@ -59,11 +59,14 @@ class Purpose:
     update: Update | None = None  # with its lr left out of account
     input_gradient: bool = False
     keep: tuple[str, ...] = ()  # layers whose outputs survive the step
+    weighted: bool = False  # whether examples have weights
 
 
-def training(capacity: int, isa: str, loss: Loss, l2: float, update: Update) -> Purpose:
+def training(
+    capacity: int, isa: str, loss: Loss, l2: float, update: Update, weighted: bool = False
+) -> Purpose:
     """The purpose of a training plan: the learning rate is data, never part of a plan."""
-    return Purpose("train", capacity, isa, loss, l2, replace(update, lr=0.0))
+    return Purpose("train", capacity, isa, loss, l2, replace(update, lr=0.0), weighted=weighted)
 
 
 class Architecture:
@@ -106,13 +109,14 @@ class Architecture:
         train = purpose.kind in ("train", "gradients")
         builder = Builder(purpose.capacity, self.dtype, train)
         labelled = purpose.kind not in ("scores", "probabilities")
-        x, target = self._gather(builder, labelled)
+        x = self._gather(builder, purpose)
         scores = self._emit(builder, x)
         results: dict[str, Tensor] = {}
         named = {"x": x, "scores": scores}
         if labelled:
             assert purpose.loss is not None
-            results["data_loss"] = purpose.loss.emit(builder, scores, target)
+            target, weight = self._gather_targets(builder, purpose)
+            results["data_loss"] = purpose.loss.emit(builder, scores, target, weight)
         plain = builder.ops
         constants = b""
         if train:
@@ -120,7 +124,8 @@ class Architecture:
             made, gradients = backward(plain, results["data_loss"], wanted, self.dtype)
             plain = plain + made
             if purpose.input_gradient:
-                named["dx"] = gradients[x.root]
+                dx = gradients[x.root]
+                named["dx"] = replace(dx, shape=x.shape, source=dx)
             constants = self._add_tail(builder, plain, purpose, results)
         else:
             out = (
@@ -140,18 +145,34 @@ class Architecture:
             named | {path: outputs[path] for path in purpose.keep},
         )  # fmt: skip
 
-    def _gather(self, builder: Builder, labelled: bool) -> tuple[Tensor, Tensor]:
+    def _gather(self, builder: Builder, purpose: Purpose) -> Tensor:
         """The plan's first op: a batch of examples, in the dtype of the net."""
         x = builder.tensor("x", (BATCH, *self.input_shape))
+        self._gather_from(builder, "data", self.input_shape, x)
+        return x
+
+    def _gather_targets(self, builder: Builder, purpose: Purpose) -> tuple[Tensor, Tensor | None]:
+        """What the loss compares the scores with, and the examples' weights."""
+        assert purpose.loss is not None
+        weight = None
+        if purpose.weighted:
+            column = builder.tensor("weight", (BATCH, 1))
+            self._gather_from(builder, "weights", (1,), column)
+            weight = builder.reshape(column, ())
+        if purpose.loss.targets == "real":
+            target = builder.tensor("target", (BATCH, self.classes))
+            self._gather_from(builder, "labels", (self.classes,), target)
+            return target, weight
         target = builder.tensor("target", (BATCH,), "int64")
-        data = Tensor("data", (1, *self.input_shape), "float32", BOUND)
-        inputs, outputs = {"data": data}, {"x": x}
-        if labelled:
-            inputs["labels"] = Tensor("labels", (1,), "int64", BOUND)
-            outputs["target"] = target
-        classes = {"classes": self.classes}
-        builder.ops.append(Op("gather", "forward", inputs, outputs, classes))
-        return x, target
+        first = builder.ops[0]
+        first.inputs["labels"] = Tensor("labels", (1,), "int64", BOUND)
+        first.outputs["target"] = target
+        return target, weight
+
+    def _gather_from(self, builder: Builder, name: str, example: Shape, to: Tensor) -> None:
+        data = Tensor(name, (1, *example), "float32", BOUND)
+        attributes = {"classes": self.classes}
+        builder.ops.append(Op("gather", "forward", {"data": data}, {"x": to}, attributes))
 
     def _add_tail(
         self, builder: Builder, ops: list[Op], purpose: Purpose, results: dict[str, Tensor]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .inputs import Examples
 from .interpret import Interpreter
 from .model import Model
 from .plan import GRADIENTS, PARAMETERS, STATISTICS
@@ -92,32 +93,31 @@ class GradientCheck:
 
 
 def gradcheck(
-    model: Model, x: Any, y: Any, *, num_checks: int = 10, h: float = 1e-5, t: int = 1,
-    seed: int = 0, verbose: bool = True,
+    model: Model, x: Any, y: Any, weight: Any = None, *, num_checks: int = 10, h: float = 1e-5,
+    t: int = 1, seed: int = 0, verbose: bool = True,
 ) -> GradientCheck:  # fmt: skip
     """Checks random coordinates of every parameter and of the input; prints a report.
 
-    x (n, ...), y (n,): few examples are best (2 or 3), for fewer kinks. num_checks: coordinates of
-    each parameter. h: half the distance of the two evaluations. t: the iteration whose dropout
-    masks are used, in every evaluation. A float32 model is checked on a float64 copy.
+    x (n, ...), y (n,) or (n, m), weight (n,): few examples are best (2 or 3), for fewer kinks.
+    num_checks: coordinates of each parameter. h: half the distance of the two evaluations. t: the
+    iteration whose dropout masks are used, in every evaluation. A float32 model is checked on a
+    float64 copy.
 
     A coordinate passes if |a - n| <= 1e-6 max(|a|, |n|) + 10 eps (|f(x+h)| + |f(x-h)|) / (2h): the
     second term is what rounding of the loss alone can make of a derivative that is 0."""
     integer("num_checks", num_checks)
     number("h", h, 0, 1, open_low=True)
     model = in_float64(model)
-    data = model.examples(x)
-    labels = model.labels(y, len(data))
-    if data.dtype == np.uint8:
-        data = data / 255
-    data = data.astype(np.float64)
-    runner, gradients = model.gradient_runner(len(data), input_gradient=True)
-    batches = Batches(np.array([len(data)]), np.arange(len(data)), np.zeros(1), t, model.seed)
-    runner.bind({"data": data, "labels": labels})
-    loss = float(runner.run(batches).sum())
-    dx = runner.value(runner.program.plan.named["dx"], len(data)).copy()
+    examples = model.labelled(x, y, weight)
+    data = examples.x / 255 if examples.x.dtype == np.uint8 else examples.x
+    examples = examples._replace(x=data.astype(np.float64))
+    runner, gradients = model.gradient_runner(examples, input_gradient=True)
+    runner.bind(examples.bindings)
+    n = len(examples.x)
+    loss = float(runner.run(Batches.one(n, t, model.seed)).sum())
+    dx = runner.value(runner.program.plan.named["dx"], n).copy()
     runner.release()
-    twin = Twin(runner.program.plan, model, data, labels, t)
+    twin = Twin(runner.program.plan, model, examples, t)
     twin_loss = twin.loss()[0]
     random = np.random.RandomState(seed)
     checked = []
@@ -147,16 +147,17 @@ def in_float64(model: Model) -> Model:
 class Twin:
     """The loss of one batch by the NumPy twins, as a function of parameters and data."""
 
-    def __init__(self, plan: Any, model: Model, data: Array, labels: Array, t: int) -> None:
+    def __init__(self, plan: Any, model: Model, examples: Examples, t: int) -> None:
         self.parameters = model.parameters.copy()
-        self.data = data.copy()
+        self.data = examples.x.copy()
         vectors = {
             PARAMETERS: self.parameters,
             STATISTICS: model.statistics.copy(),
             GRADIENTS: np.zeros_like(self.parameters),
         }
-        self.interpreter = Interpreter(plan, vectors, {"data": self.data, "labels": labels})
-        self.step = {"index": np.arange(len(data)), "t": t, "seed": model.seed, "lr": 0.0}
+        arrays = examples.bindings | {"data": self.data}
+        self.interpreter = Interpreter(plan, vectors, arrays)
+        self.step = {"index": np.arange(len(self.data)), "t": t, "seed": model.seed, "lr": 0.0}
 
     def loss(self) -> tuple[float, list[Array]]:
         """The total loss, and the winner of every kink on the way."""

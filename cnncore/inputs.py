@@ -5,14 +5,30 @@ reads them anyway."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from math import inf
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .reference.case import Array
-from .shapes import Shape
+from .shapes import Shape, integer, number
 
 LAYOUTS = ("nhwc", "nchw")
+
+
+class Examples(NamedTuple):
+    """Checked examples: x (n, ...), y (n,) class indices or (n, m) real targets, weight (n,)."""
+
+    x: Array
+    y: Array
+    weight: Array | None = None
+
+    @property
+    def bindings(self) -> dict[str, Array]:
+        """By the names of a plan's bound tensors."""
+        weights = {} if self.weight is None else {"weights": self.weight[:, None]}
+        return {"data": self.x, "labels": self.y} | weights
 
 
 def input_shape(shape: Any, layout: str) -> Shape:
@@ -87,6 +103,55 @@ def class_labels(name: str, y: Any, count: int, classes: int) -> Array:
             f"{name}[{row}] is {array[row]}, expected a class index in 0 .. {classes - 1}"
         )
     return np.ascontiguousarray(array, np.int64)
+
+
+def real_targets(name: str, y: Any, count: int, outputs: int, dtype: str) -> Array:
+    """Real targets (count, outputs) in the model's dtype; (count,) is taken for one output."""
+    array = _as_array(name, y)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected numbers")
+    if outputs == 1 and array.shape == (count,):
+        array = array[:, None]
+    if array.shape != (count, outputs):
+        raise ValueError(f"{name} has shape {array.shape}, expected ({count}, {outputs})")
+    return _finite(name, np.ascontiguousarray(array, dtype))
+
+
+def example_weights(name: str, weight: Any, count: int, dtype: str) -> Array:
+    """Weights (count,) of examples, finite and not negative, in the model's dtype."""
+    array = _as_array(name, weight)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected numbers")
+    if array.shape != (count,):
+        raise ValueError(f"{name} has shape {array.shape}, expected ({count},)")
+    if (array < 0).any():
+        row = np.flatnonzero(array < 0)[0]
+        raise ValueError(f"{name}[{row}] is {array[row]}, expected a weight of at least 0")
+    return _finite(name, np.ascontiguousarray(array, dtype))
+
+
+def class_weights(name: str, class_weight: Any, y: Array, classes: int) -> Array:
+    """The weight of each class, float64: "balanced" makes every class of y weigh the same, n /
+    (classes present * count); a dict gives weights by class, 1 for those it does not name."""
+    weights = np.ones(classes)
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        counts = np.bincount(y, minlength=classes)
+        present = counts > 0
+        weights[present] = len(y) / (present.sum() * counts[present])
+        return weights
+    if not isinstance(class_weight, Mapping):
+        raise ValueError(f'{name} must be None, "balanced" or a dict, not {class_weight!r}')
+    for label, weight in class_weight.items():
+        at = integer(f"a class of {name}", label, 0, classes - 1)
+        weights[at] = number(f"{name}[{label!r}]", weight, 0, inf, open_high=True)
+    return weights
+
+
+def _finite(name: str, array: Array) -> Array:
+    if not np.isfinite(array).all():
+        row = np.argwhere(~np.isfinite(array))[0][0]
+        raise ValueError(f"{name}[{row}] holds NaN or infinity")
+    return array
 
 
 def _as_array(name: str, value: Any) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import reference
-from .plan import ARENA, BOUND, CONSTANTS, Op, Plan, Tensor
+from .plan import ARENA, BOUND, CONSTANTS, Op, Plan, Tensor, signature
 from .reference.case import Array
 
 
@@ -54,7 +54,9 @@ class Interpreter:
             varying = {name: step[name] for name in getattr(module, "STEP", ())}
             results = getattr(module, op.function)(**arguments, **varying, **op.attributes)
             if op.function == "forward" and hasattr(module, "winners"):
-                self.winners.append(module.winners(*(results[n] for n in _winner_names(module))))
+                known = {**arguments, **results}
+                names = signature(op.op, "winners")
+                self.winners.append(module.winners(*(known[name] for name in names)))
         for name, tensor in op.outputs.items():
             self._set(tensor, results[name])
 
@@ -93,7 +95,3 @@ def _leading_to(ops: Sequence[Op], results: Iterable[Tensor]) -> list[Op]:
             needed.update(tensor.root for tensor in op.inputs.values())
             chosen.append(op)
     return chosen[::-1]
-
-
-def _winner_names(module: Any) -> tuple[str, ...]:
-    return tuple(module.winners.__code__.co_varnames[: module.winners.__code__.co_argcount])

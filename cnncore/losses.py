@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .plan import Builder, Tensor
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss over scores (n, m). `targets` says what y holds: "class" indices (n,)."""
+    """A loss over scores (n, m). `targets` says what y holds: "class" indices (n,), or "real"
+    numbers (n, m). The loss is the sum of weight_i loss_i over the batch, divided by n."""
 
-    targets = "class"
+    op: ClassVar[str]
+    targets: ClassVar[str] = "class"
 
-    def emit(self, net: Builder, scores: Tensor, target: Tensor) -> Tensor:
-        """Appends the loss; its float64 scalar, the mean over the batch."""
-        raise NotImplementedError
+    def emit(self, net: Builder, scores: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        """Appends the loss; its float64 scalar."""
+        return net.apply(self.op, x=scores, target=target, weight=weight)["loss"]
 
 
 @dataclass(frozen=True)
 class Softmax(Loss):
     """Softmax cross-entropy (cs231n, linear classification): ln C at chance for C classes."""
 
-    def emit(self, net: Builder, scores: Tensor, target: Tensor) -> Tensor:
-        return net.apply("softmax_cross_entropy", x=scores, target=target)["loss"]
+    op: ClassVar[str] = "softmax_cross_entropy"
 
 
-NAMES: dict[str, Loss] = {"softmax": Softmax()}
+@dataclass(frozen=True)
+class Hinge(Loss):
+    """Multiclass hinge loss with margin 1, the SVM loss (cs231n): C - 1 at chance."""
+
+    op: ClassVar[str] = "multiclass_hinge"
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    """The mean over the m outputs of (score - target)^2, for real targets (n, m)."""
+
+    op: ClassVar[str] = "mean_squared_error"
+    targets: ClassVar[str] = "real"
+
+
+NAMES: dict[str, Loss] = {"softmax": Softmax(), "hinge": Hinge(), "mse": MeanSquaredError()}
 
 
 def resolve(loss: object) -> Loss:

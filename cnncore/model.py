@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy as np
 from . import inputs, levels, losses
 from .architecture import Architecture, Purpose, architecture, program
 from .errors import DataFormatError
+from .inputs import Examples
 from .layers import Sequential
-from .plan import GRADIENTS, PARAMETERS, STATISTICS, Plan, op_cost
+from .plan import GRADIENTS, PARAMETERS, STATISTICS, Op, Plan, op_cost
 from .program import Batches, Runner
 from .reference.case import Array
 from .shapes import integer
@@ -106,8 +107,19 @@ class Model:
         """x checked and brought into the form that plans read."""
         return inputs.examples(name, x, self.input_shape, self.input_layout, self.dtype)
 
-    def labels(self, y: Any, count: int, name: str = "y") -> Array:
+    def targets(self, y: Any, count: int, name: str = "y") -> Array:
+        """y checked: class indices, or real numbers, as the loss wants them."""
+        if self.loss.targets == "real":
+            return inputs.real_targets(name, y, count, self.classes, self.dtype)
         return inputs.class_labels(name, y, count, self.classes)
+
+    def labelled(self, x: Any, y: Any, weight: Any = None, prefix: str = "") -> Examples:
+        """x, y and the examples' weights, checked together; `prefix` for messages."""
+        data = self.examples(x, f"{prefix}x")
+        targets = self.targets(y, len(data), f"{prefix}y")
+        if weight is not None:
+            weight = inputs.example_weights(f"{prefix}weight", weight, len(data), self.dtype)
+        return Examples(data, targets, weight)
 
     def scores(self, x: Any, batch_size: int = EVALUATION_BATCH) -> Array:
         """(n, classes): what the net gives, before the softmax."""
@@ -123,21 +135,21 @@ class Model:
         return best
 
     def evaluate(self, x: Any, y: Any, batch_size: int = EVALUATION_BATCH) -> dict[str, float]:
-        """{"accuracy": share of right predictions, "loss": mean data loss, without penalty}."""
-        data = self.examples(x)
-        labels = self.labels(y, len(data))
-        return self.evaluate_checked(data, labels, batch_size)
+        """{"accuracy": share of right predictions, "loss": mean data loss, without penalty}; a loss
+        with real targets has no accuracy."""
+        return self.evaluate_checked(self.labelled(x, y), batch_size)
 
     def evaluate_checked(
-        self, data: Array, labels: Array, batch_size: int, rows: Array | None = None
+        self, examples: Examples, batch_size: int, rows: Array | None = None
     ) -> dict[str, float]:
-        """`evaluate` of what `examples` and `labels` returned, or of some rows of it."""
-        rows = np.arange(len(data)) if rows is None else rows
-        losses_and_sizes: list[tuple[Array, Array]] = []
-        scores = self._forward("evaluate", data, batch_size, rows, labels, losses_and_sizes)
-        total = sum(float((loss[:, 0] * sizes).sum()) for loss, sizes in losses_and_sizes)
-        right = int((scores.argmax(axis=1) == labels[rows]).sum())
-        return {"accuracy": right / len(rows), "loss": total / len(rows)}
+        """`evaluate` of what `labelled` returned, or of some rows of it."""
+        rows = np.arange(len(examples.x)) if rows is None else rows
+        log: list[tuple[Array, Array]] = []
+        scores = self._forward("evaluate", examples.x, batch_size, rows, examples.y, log)
+        found = {"loss": sum(float((loss[:, 0] * sizes).sum()) for loss, sizes in log) / len(rows)}
+        if self.loss.targets == "class":
+            found["accuracy"] = float((scores.argmax(axis=1) == examples.y[rows]).mean())
+        return found
 
     def _forward(
         self, kind: str, data: Array, batch_size: int, rows: Array | None = None,
@@ -171,30 +183,62 @@ class Model:
                 pool.append(runner)
         return out
 
-    def loss_and_gradients(self, x: Any, y: Any, t: int = 1) -> tuple[float, Vector]:
+    def loss_and_gradients(
+        self, x: Any, y: Any, weight: Any = None, t: int = 1
+    ) -> tuple[float, Vector]:
         """(loss, gradients) of one batch in training mode, penalty included; nothing is updated.
 
         Batch statistics are this batch's, dropout masks those of iteration t. The gradients are a
         flat vector with the same paths as the parameters."""
-        data = self.examples(x)
-        labels = self.labels(y, len(data))
-        runner, gradients = self.gradient_runner(len(data))
-        runner.bind({"data": data, "labels": labels})
-        batches = Batches(np.array([len(data)]), np.arange(len(data)), np.zeros(1), t, self.seed)
-        results = runner.run(batches)
+        examples = self.labelled(x, y, weight)
+        runner, gradients = self.gradient_runner(examples)
+        runner.bind(examples.bindings)
+        results = runner.run(Batches.one(len(examples.x), t, self.seed))
         runner.release()
         return float(results.sum()), gradients
 
     def gradient_runner(
-        self, capacity: int, *, input_gradient: bool = False
+        self, examples: Examples, *, input_gradient: bool = False
     ) -> tuple[Runner, Vector]:
-        """A plan that differentiates the loss, and the vector it writes the gradients to."""
+        """A plan that differentiates the loss of such examples, and the vector it writes to."""
         purpose = Purpose(
-            "gradients", capacity, self.isa, self.loss, self.l2, input_gradient=input_gradient
-        )
+            "gradients", len(examples.x), self.isa, self.loss, self.l2,
+            input_gradient=input_gradient, weighted=examples.weight is not None,
+        )  # fmt: skip
         gradients = Vector(self._architecture.parameters, self.dtype)
         made = program(self._architecture, purpose)
         return Runner(made, self.vectors | {GRADIENTS: gradients}), gradients
+
+    def activations(
+        self, x: Any, layers: Sequence[str] | None = None, batch_size: int = EVALUATION_BATCH
+    ) -> dict[str, Array]:
+        """What layers give at test time, by path: arrays (n, ...). All layers by default."""
+        data = self.examples(x)
+        known = [path for path, _, _ in self._architecture.layers]
+        wanted = known if layers is None else list(layers)
+        missing = [path for path in wanted if path not in known]
+        if missing:
+            raise KeyError(f"there is no layer {missing[0]!r}; there are {', '.join(known)}")
+        capacity = min(integer("batch_size", batch_size), len(data))
+        purpose = Purpose("scores", capacity, self.isa, keep=tuple(wanted))
+        runner = Runner(program(self._architecture, purpose), self.vectors)
+        runner.bind({"data": data, "y": np.empty((len(data), self.classes), self.dtype)})
+        parts: dict[str, list[Array]] = {path: [] for path in wanted}
+        steps = Batches.in_order(np.arange(len(data)), 0, capacity)
+        for i, n in enumerate(steps.sizes):
+            runner.run(steps.only(i))
+            for path, found in parts.items():
+                found.append(runner.value(runner.program.plan.named[path], int(n)).copy())
+        return {path: np.concatenate(found) for path, found in parts.items()}
+
+    def stepping(self, x: Any, y: Any, t: int = 1) -> Iterator[tuple[Op, dict[str, Array]]]:
+        """Runs the plan of `loss_and_gradients` one op at a time: each op with its results, which
+        hold until the next."""
+        examples = self.labelled(x, y)
+        runner, _ = self.gradient_runner(examples)
+        runner.bind(examples.bindings)
+        yield from runner.stepping(Batches.one(len(examples.x), t, self.seed))
+        runner.release()
 
     def plan(self, kind: str = "scores", batch_size: int = EVALUATION_BATCH) -> Plan:
         """The plan for "scores", "probabilities", "evaluate" or "gradients"; print it."""

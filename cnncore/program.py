@@ -180,6 +180,11 @@ class Batches:
         )
 
     @classmethod
+    def one(cls, n: int, t: int, seed: int) -> Batches:
+        """One step over all of n rows, without an update."""
+        return cls(np.array([n], np.int64), np.arange(n), np.zeros(1), t, seed)
+
+    @classmethod
     def in_order(cls, rows: Array, done: int, capacity: int) -> Batches:
         """What is left of `rows` after the first `done`, in batches of `capacity`: prediction."""
         left = rows[done:]
@@ -237,6 +242,23 @@ class Runner:
                     self._run(step, results[i : i + 1], *segment)
         return results
 
+    def stepping(
+        self, step: Batches, before: str | None = None
+    ) -> Iterator[tuple[Op, dict[str, Array]]]:
+        """One step, op by op, up to the first op of the name `before`: each op with views of its
+        results."""
+        results = np.empty((1, len(self.program.plan.results)))
+        n, kernel = int(step.sizes[0]), 0
+        for op in self.program.plan.ops:
+            if op.op == before:
+                return
+            if op.call is not None:
+                self._call(op, n)
+            else:
+                self._run(step, results, kernel, kernel + 1)
+                kernel += 1
+            yield op, {name: self.value(t, n) for name, t in op.outputs.items() if t.base != BOUND}
+
     def _run(
         self, batches: Batches, results: Array, first: int = 0, last: int | None = None,
         seconds: float = 0.0,
@@ -267,10 +289,13 @@ class Runner:
                 f"expected a class index in 0 .. {classes - 1}"
             )
         if status == "input":
+            name = op.inputs["data"].name
             with np.errstate(over="ignore"):
-                data = self.arrays["data"][rows].astype(self.program.plan.dtype)
+                data = self.arrays[name][rows].astype(self.program.plan.dtype)
             finite = np.isfinite(data).reshape(len(rows), -1).all(axis=1)
-            raise ValueError(f"x[{rows[np.flatnonzero(~finite)[0]]}] holds NaN or infinity")
+            row = rows[np.flatnonzero(~finite)[0]]
+            words = {"data": "x", "labels": "y", "weights": "weight"}
+            raise ValueError(f"{words[name]}[{row}] holds NaN or infinity")
         if status == "one value":
             raise ValueError(
                 f"{where}: batch normalization needs more than one value per channel in training, "
@@ -278,8 +303,17 @@ class Runner:
             )
         if status in ("loss", "gradient"):
             raise DivergenceError(
-                f"iteration {step.first_t}: the {status} is not finite; the step was not taken. "
+                f"iteration {step.first_t}: the {status} is not finite, first in "
+                f"{self._first_not_finite(step)}; the step was not taken. "
                 f"A smaller learning rate may help",
                 step.first_t,
             )
         raise IndexError(f"{where}: a row number lies outside the data set")
+
+    def _first_not_finite(self, step: Batches) -> str:
+        """The layer and op where a step that the guard refused first had NaN or infinity: the step
+        again, op by op. It changes nothing, since the guard comes before all updates."""
+        for op, results in self.stepping(step, before="guard"):
+            if not all(np.isfinite(array).all() for array in results.values()):
+                return f"layer {op.layer!r} ({op.op}.{op.function})" if op.layer else op.op
+        return "the sum of all"

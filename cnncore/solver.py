@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import inputs
 from .architecture import program, training
+from .inputs import Examples
 from .interrupts import Uninterrupted
 from .model import EVALUATION_BATCH, Model
 from .plan import GRADIENTS
@@ -38,13 +40,15 @@ class Step(NamedTuple):
 class Solver:
     """Trains a model on minibatches.
 
-    train, validation: (x, y), or None. update: SGD, Momentum or Adam. Exactly one of num_epochs
-    and num_iterations. sampling: "shuffle", each epoch a new order of all examples, or
-    "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep" the partial
-    batch at an epoch's end. lr_decay multiplies lr at each epoch's end. num_train_samples: train
-    accuracy is checked on that many, drawn once. restore: at any ending the model gets the "best"
-    parameters and statistics by validation accuracy, then loss, or the "last". verbose: None shows
-    progress in a terminal after two seconds.
+    train: (x, y), (x, y, weight) with weights of the examples, or None; the loss is the sum of
+    weight_i loss_i / n. validation: (x, y) or None. class_weight: None, "balanced" (each class of
+    the training data weighs the same) or a dict of weights by class. update: SGD, Momentum or Adam.
+    Exactly one of num_epochs and num_iterations. sampling: "shuffle", each epoch a new order of all
+    examples, or "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep"
+    the partial batch at an epoch's end. lr_decay multiplies lr at each epoch's end.
+    num_train_samples: train accuracy is checked on that many, drawn once. restore: at any ending
+    the model gets the "best" parameters and statistics by validation accuracy, then loss, or the
+    "last". verbose: None shows progress in a terminal after two seconds.
 
     Without train, a solver only steps: `step(x, y)`.
 
@@ -67,6 +71,7 @@ class Solver:
         lr_decay: float = 1.0,
         num_train_samples: int = 1000,
         restore: str = "best",
+        class_weight: Any = None,
         seed: int | None = None,
         verbose: bool | None = None,
     ) -> None:
@@ -89,13 +94,13 @@ class Solver:
         self.verbose = verbose
         self.iteration = 0
         self._lr = update.lr
-        self._take_data(train, validation)
+        self._take_data(train, validation, class_weight)
         self._count_iterations(num_epochs, num_iterations)
         self.history: dict[str, list[float]] = {
             name: []
             for name in (
-                "loss", "data_loss", "penalty", "train_accuracy", "validation_accuracy",
-                "validation_loss", "iterations",
+                "loss", "data_loss", "penalty", "iterations", "train_accuracy", "train_loss",
+                "validation_accuracy", "validation_loss",
             )
         }  # fmt: skip
         self._best: tuple[tuple[float, float], bytes, bytes] | None = None
@@ -107,24 +112,47 @@ class Solver:
             name: Vector(model.architecture.parameters, model.dtype)
             for name in (GRADIENTS, *update.states)
         }
-        self._runner: Runner | None = None
+        self._runners: dict[bool, Runner] = {}
         self._busy = False
 
-    def _take_data(self, train: Any, validation: Any) -> None:
+    def _take_data(self, train: Any, validation: Any, class_weight: Any) -> None:
         self._train = self._validation = None
-        if train is not None:
-            self._train = self._pair("train", train)
-            self.batch_size = min(self.batch_size, len(self._train[0]))
+        self._class_weights: Array | None = None
         if validation is not None:
-            self._validation = self._pair("validation", validation)
+            self._validation = self._examples("validation", validation, (2,))
+        if train is not None:
+            self._train = self._examples("train", train, (2, 3))
+            self.batch_size = min(self.batch_size, len(self._train.x))
+        if class_weight is None:
+            return
+        if self.model.loss.targets != "class":
+            raise ValueError("class_weight needs a loss over class indices")
+        if self._train is None and class_weight == "balanced":
+            raise ValueError('class_weight="balanced" needs train=(x, y) to count the classes')
+        y = self._train.y if self._train is not None else np.zeros(0, np.int64)
+        self._class_weights = inputs.class_weights(
+            "class_weight", class_weight, y, self.model.classes
+        )
+        if self._train is not None:
+            self._train = self._with_class_weights(self._train)
 
-    def _pair(self, name: str, pair: Any) -> tuple[Array, Array]:
-        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"{name} must be a pair (x, y)")
-        x = self.model.examples(pair[0], f"{name} x")
-        if pair[1] is None:
-            raise TypeError(f"{name} y is None, expected integer class indices")
-        return x, self.model.labels(pair[1], len(x), f"{name} y")
+    def _examples(self, name: str, given: Any, lengths: tuple[int, ...]) -> Examples:
+        if not isinstance(given, (tuple, list)) or len(given) not in lengths:
+            shape = "(x, y)" if lengths == (2,) else "(x, y) or (x, y, weight)"
+            raise TypeError(f"{name} must be {shape}")
+        if given[1] is None:
+            raise TypeError(f"{name} y is None, expected targets")
+        weight = given[2] if len(given) == 3 else None
+        return self.model.labelled(given[0], given[1], weight, f"{name} ")
+
+    def _with_class_weights(self, examples: Examples) -> Examples:
+        """The examples with their weights times those of their classes."""
+        if self._class_weights is None:
+            return examples
+        weight = self._class_weights[examples.y]
+        if examples.weight is not None:
+            weight = weight * examples.weight
+        return examples._replace(weight=weight.astype(self.model.dtype))
 
     def _count_iterations(self, num_epochs: int | None, num_iterations: int | None) -> None:
         if self._train is None:
@@ -134,7 +162,7 @@ class Solver:
             return
         if (num_epochs is None) == (num_iterations is None):
             raise ValueError("give exactly one of num_epochs and num_iterations")
-        count = len(self._train[0])
+        count = len(self._train.x)
         whole, rest = divmod(count, self.batch_size)
         keep = rest > 0 and self.last_batch == "keep" and self.sampling == "shuffle"
         self.iterations_per_epoch = max(whole, 1) + keep
@@ -185,17 +213,14 @@ class Solver:
             yield from self._advance(1)
         self._finish()
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: Any, y: Any, weight: Any = None) -> float:
         """One training step on this batch; its loss, data loss plus penalty."""
-        data = self.model.examples(x)
-        labels = self.model.labels(y, len(data))
-        if len(data) > self.batch_size:
-            raise ValueError(
-                f"x has {len(data)} examples, more than batch_size = {self.batch_size}"
-            )
-        sizes = np.array([len(data)], np.int64)
+        examples = self._with_class_weights(self.model.labelled(x, y, weight))
+        n = len(examples.x)
+        if n > self.batch_size:
+            raise ValueError(f"x has {n} examples, more than batch_size = {self.batch_size}")
         with Uninterrupted():
-            results = self._run(data, labels, sizes, np.arange(len(data)))
+            results = self._run(examples, np.array([n], np.int64), np.arange(n))
             self.iteration += 1
         return float(results[0].sum())
 
@@ -203,28 +228,32 @@ class Solver:
         if self._train is None:
             raise ValueError("this solver has no data: give train=(x, y), or call step(x, y)")
 
-    def _run(self, data: Array, labels: Array, sizes: Array, index: Array) -> Array:
+    def _run(self, examples: Examples, sizes: Array, index: Array) -> Array:
         """One run of the tape from the current iteration: results of the steps it did."""
         if self._busy:
             raise RuntimeError("this solver is training already, in another thread")
         self._busy = True
         try:
-            if self._runner is None:
-                self._runner = self._make_runner()
+            runner = self._runner_for(examples.weight is not None)
             lr = np.full(len(sizes), self._lr)
-            batches = Batches(sizes, index, lr, self.iteration + 1, self.seed)
-            self._runner.bind({"data": data, "labels": labels})
+            runner.bind(examples.bindings)
             try:
-                return self._runner.run(batches)
+                return runner.run(Batches(sizes, index, lr, self.iteration + 1, self.seed))
             finally:
-                self._runner.release()
+                runner.release()
         finally:
             self._busy = False
 
-    def _make_runner(self) -> Runner:
-        model = self.model
-        purpose = training(self.batch_size, model.isa, model.loss, model.l2, self.update)
-        return Runner(program(model.architecture, purpose), model.vectors | self._vectors)
+    def _runner_for(self, weighted: bool) -> Runner:
+        if weighted not in self._runners:
+            model = self.model
+            purpose = training(
+                self.batch_size, model.isa, model.loss, model.l2, self.update, weighted
+            )
+            self._runners[weighted] = Runner(
+                program(model.architecture, purpose), model.vectors | self._vectors
+            )
+        return self._runners[weighted]
 
     def _advance(self, limit: int) -> list[Step]:
         """Up to `limit` steps, not beyond the epoch's end, and what is due after them."""
@@ -240,7 +269,7 @@ class Solver:
         )
         sizes, index = self._batches(epoch, position, count)
         with Uninterrupted():
-            steps = [self._record(row, epoch) for row in self._run(*self._train, sizes, index)]
+            steps = [self._record(row, epoch) for row in self._run(self._train, sizes, index)]
         if self._check_due:
             self._check_accuracy()
         return steps
@@ -262,7 +291,7 @@ class Solver:
     def _batches(self, epoch: int, position: int, count: int) -> tuple[Array, Array]:
         """Sizes and row numbers of `count` batches from `position` in the epoch."""
         assert self._train is not None
-        total, size = len(self._train[0]), self.batch_size
+        total, size = len(self._train.x), self.batch_size
         first = position * size
         if self.sampling == "replacement":
             # Each batch draws for itself, so that where a run ends changes nothing.
@@ -284,26 +313,30 @@ class Solver:
         assert self._train is not None
         if self._sample is None:
             self._sample = self._draw_sample()
-        train = self.model.evaluate_checked(*self._train, EVALUATION_BATCH, self._sample)
+        train = self.model.evaluate_checked(self._train, EVALUATION_BATCH, self._sample)
         found = None
         if self._validation is not None:
-            found = self.model.evaluate_checked(*self._validation, EVALUATION_BATCH)
+            found = self.model.evaluate_checked(self._validation, EVALUATION_BATCH)
         with Uninterrupted():
             self.history["iterations"].append(self.iteration)
-            self.history["train_accuracy"].append(train["accuracy"])
+            self._note("train", train)
             if found is not None:
-                self.history["validation_accuracy"].append(found["accuracy"])
-                self.history["validation_loss"].append(found["loss"])
-                score = found["accuracy"], -found["loss"]
+                self._note("validation", found)
+                score = found.get("accuracy", 0.0), -found["loss"]
                 # A NaN loss is no candidate: its argmax may be right by accident.
                 if isfinite(score[1]) and (self._best is None or score > self._best[0]):
                     self._best = score, *self._snapshot()
             self._check_due = False
 
+    def _note(self, part: str, found: dict[str, float]) -> None:
+        self.history[f"{part}_loss"].append(found["loss"])
+        if "accuracy" in found:
+            self.history[f"{part}_accuracy"].append(found["accuracy"])
+
     def _draw_sample(self) -> Array:
         """Rows of the training data that accuracy is checked on: the same at every check."""
         assert self._train is not None
-        draws = philox.draws_64(self.seed, len(self._train[0]), 0, philox.SHUFFLE, 2)
+        draws = philox.draws_64(self.seed, len(self._train.x), 0, philox.SHUFFLE, 2)
         return np.sort(np.argsort(draws, kind="stable")[: self.num_train_samples])
 
     def _snapshot(self) -> tuple[bytes, bytes]:

@@ -281,8 +281,9 @@ def test_a_run_allocates_nothing(tmp_path):
         model = cnn.Model(net, (8, 8, 1))
         solver = cnn.Solver(model, update=cnn.Adam(), batch_size=64)
         solver.step(x, y)
-        tape = solver._runner.tape
-        solver._runner.bind({"data": x, "labels": y})
+        runner = solver._runners[False]
+        tape = runner.tape
+        runner.bind({"data": x, "labels": y})
         def run(k):
             sizes, index = np.full(k, 64), np.tile(np.arange(64), k)
             lr, results = np.zeros(k), np.empty((k, 1))

@@ -68,7 +68,7 @@ def test_history_and_when_accuracy_is_checked(digits):
         history["loss"], np.add(history["data_loss"], history["penalty"]), rtol=1e-12
     )
     assert history["iterations"] == [1, 25, 50, 75]
-    for name in ("train_accuracy", "validation_accuracy", "validation_loss"):
+    for name in ("train_accuracy", "train_loss", "validation_accuracy", "validation_loss"):
         assert len(history[name]) == 4
     assert history["loss"][-1] < history["loss"][0]
 
@@ -113,7 +113,7 @@ def test_lr_is_data_and_not_part_of_the_plan(digits):
     for lr in (0.1, 0.2):
         solver = make(digits, model, update=cnn.SGD(lr), num_iterations=1)
         solver.train()
-        programs.add(solver._runner.program)
+        programs.add(solver._runners[False].program)
     assert len(programs) == 1
 
 
@@ -218,7 +218,7 @@ def test_a_diverged_training_keeps_its_best_state(digits):
 def test_bad_labels_that_appear_later_are_found_by_the_step(digits):
     y = digits.y_train.copy()
     solver = make(digits, train=(digits.x_train, y))
-    assert solver._train[1] is y or solver._train[1].base is y
+    assert solver._train.y is y or solver._train.y.base is y
     y[::3] = 10
     before = solver.model.weights_sha256()
     with pytest.raises(ValueError, match=r"y\[\d+\] is 10, expected a class index in 0 .. 9"):

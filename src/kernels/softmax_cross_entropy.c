@@ -1,10 +1,7 @@
 #include "softmax_cross_entropy.h"
 
+#include "loss.h"
 #include "vmath.h"
-
-/* Rows of one chunk: near 4096 elements. */
-static ptrdiff_t row_block(cn_tensor x) { return cn_max(1, 4096 / x.shape[1]); }
-static ptrdiff_t blocks(cn_tensor x, ptrdiff_t n) { return cn_ceil_div(n, row_block(x)); }
 
 static const char *check(cn_tensor x, cn_tensor y) {
     if (x.rank != 2 || cn_elements(x) < 1) return "x must have shape (n, classes), none of them 0";
@@ -36,13 +33,13 @@ static const char *softmax_check(const void *args) {
 }
 
 static ptrdiff_t softmax_chunks(const void *args, ptrdiff_t n) {
-    return blocks(((const softmax_forward *)args)->x, n);
+    return loss_blocks(((const softmax_forward *)args)->x, n);
 }
 
 static void softmax_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const softmax_forward *a = args;
-    ptrdiff_t classes = a->x.shape[1], block = row_block(a->x);
+    ptrdiff_t classes = a->x.shape[1], block = loss_block(a->x);
     for (ptrdiff_t i = chunk * block; i < cn_min(step->n, (chunk + 1) * block); i++)
         row_softmax((const real *)a->x.data + i * classes, (real *)a->y.data + i * classes,
                     classes);
@@ -53,23 +50,23 @@ static const char *forward_check(const void *args) {
     const char *wrong = check(a->x, a->prob);
     if (wrong) return wrong;
     if (!cn_is(a->target, 1, a->x.shape[0], 1, 1, 1)) return "target must have shape (n,)";
+    if (!cn_optional(a->weight, 1, a->x.shape[0], 1, 1, 1)) return "weight must have shape (n,)";
     if (!cn_is(a->loss, 0, 1, 1, 1, 1)) return "loss must be a scalar";
     return NULL;
 }
 
 static ptrdiff_t forward_workspace(const void *args) {
-    const softmax_cross_entropy_forward *a = args;
-    return blocks(a->x, a->x.shape[0]) * (ptrdiff_t)sizeof(double);
+    return loss_workspace(((const softmax_cross_entropy_forward *)args)->x);
 }
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
-    return blocks(((const softmax_cross_entropy_forward *)args)->x, n);
+    return loss_blocks(((const softmax_cross_entropy_forward *)args)->x, n);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const softmax_cross_entropy_forward *a = args;
-    ptrdiff_t classes = a->x.shape[1], block = row_block(a->x);
+    ptrdiff_t classes = a->x.shape[1], block = loss_block(a->x);
     const int64_t *target = a->target.data;
     double loss = 0;
     for (ptrdiff_t i = chunk * block; i < cn_min(step->n, (chunk + 1) * block); i++) {
@@ -78,22 +75,15 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         if (target[i] < 0 || target[i] >= classes)
             cn_fail(step, CN_BAD_LABEL);
         else
-            loss += log_sum - (double)x[target[i]];
+            loss += (log_sum - (double)x[target[i]]) * (double)loss_weight(a->weight, i);
     }
     ((double *)a->head.workspace)[chunk] = loss;
 }
 
-static ptrdiff_t one(const void *args, ptrdiff_t n) {
-    (void)args, (void)n;
-    return 1;
-}
-
-static void forward_sum(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+static void forward_add(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)chunk, (void)scratch;
     const softmax_cross_entropy_forward *a = args;
-    double loss = 0;
-    for (ptrdiff_t i = 0; i < blocks(a->x, step->n); i++) loss += ((double *)a->head.workspace)[i];
-    *(double *)a->loss.data = loss / (double)step->n;
+    loss_add(a->head.workspace, loss_blocks(a->x, step->n), step->n, a->loss);
 }
 
 static const char *backward_check(const void *args) {
@@ -101,19 +91,19 @@ static const char *backward_check(const void *args) {
     const char *wrong = check(a->prob, a->dx);
     if (wrong) return wrong;
     if (!cn_is(a->target, 1, a->prob.shape[0], 1, 1, 1)) return "target must have shape (n,)";
+    if (!cn_optional(a->weight, 1, a->prob.shape[0], 1, 1, 1)) return "weight must have shape (n,)";
     return NULL;
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
-    return blocks(((const softmax_cross_entropy_backward *)args)->prob, n);
+    return loss_blocks(((const softmax_cross_entropy_backward *)args)->prob, n);
 }
 
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const softmax_cross_entropy_backward *a = args;
-    ptrdiff_t classes = a->prob.shape[1], block = row_block(a->prob);
+    ptrdiff_t classes = a->prob.shape[1], block = loss_block(a->prob);
     const int64_t *target = a->target.data;
-    const real scale = (real)(1 / (double)step->n);
     for (ptrdiff_t i = chunk * block; i < cn_min(step->n, (chunk + 1) * block); i++) {
         const real *prob = (const real *)a->prob.data + i * classes;
         real *dx = (real *)a->dx.data + i * classes;
@@ -121,6 +111,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
             cn_fail(step, CN_BAD_LABEL);
             continue;
         }
+        const real scale = (real)((double)loss_weight(a->weight, i) / (double)step->n);
         real right = prob[target[i]];
         for (ptrdiff_t j = 0; j < classes; j += VL)
             v_store_n(dx + j, v_load_n(prob + j, classes - j) * scale, classes - j);
@@ -144,7 +135,7 @@ static const cn_kernel forward = {
     .fields = CN_TABLE(SOFTMAX_CROSS_ENTROPY_FORWARD),
     .check = forward_check,
     .workspace = forward_workspace,
-    .stages = {{forward_chunks, forward_run}, {one, forward_sum}},
+    .stages = {{forward_chunks, forward_run}, {loss_one_chunk, forward_add}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE softmax_cross_entropy_backward
