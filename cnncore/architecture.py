@@ -60,13 +60,14 @@ class Purpose:
     input_gradient: bool = False
     keep: tuple[str, ...] = ()  # layers whose outputs survive the step
     weighted: bool = False  # whether examples have weights
+    frozen: frozenset[str] = frozenset()  # paths of parameters that are not trained
 
 
 def training(
-    capacity: int, isa: str, loss: Loss, l2: float, update: Update, weighted: bool = False
+    capacity: int, isa: str, loss: Loss, l2: float, update: Update, **more: Any
 ) -> Purpose:
     """The purpose of a training plan: the learning rate is data, never part of a plan."""
-    return Purpose("train", capacity, isa, loss, l2, replace(update, lr=0.0), weighted=weighted)
+    return Purpose("train", capacity, isa, loss, l2, replace(update, lr=0.0), **more)
 
 
 class Architecture:
@@ -107,7 +108,7 @@ class Architecture:
 
     def plan(self, purpose: Purpose) -> Plan:
         train = purpose.kind in ("train", "gradients")
-        builder = Builder(purpose.capacity, self.dtype, train)
+        builder = Builder(purpose.capacity, self.dtype, train, purpose.frozen)
         labelled = purpose.kind not in ("scores", "probabilities")
         x = self._gather(builder, purpose)
         scores = self._emit(builder, x)
@@ -181,7 +182,8 @@ class Architecture:
         size = (max(self.parameters.size, 1),)
         w = Tensor("w", size, self.dtype, PARAMETERS)
         dw = Tensor("dw", size, self.dtype, GRADIENTS)
-        table = segments(list(self.parameters.entries.values()), purpose.l2)
+        entries = self.parameters.entries
+        table = segments((entries[p] for p in entries if p not in purpose.frozen), purpose.l2)
         segment = Tensor("segments", table.shape, "float64", CONSTANTS)
         tail = builder.ops = []
         if purpose.l2:

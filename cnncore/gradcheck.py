@@ -122,6 +122,8 @@ def gradcheck(
     random = np.random.RandomState(seed)
     checked = []
     for path in model.architecture.parameters:
+        if path in model.frozen:
+            continue
         view = twin.parameters[path]
         checked += _check(path, view, gradients.part(path), twin, num_checks, h, random)
     checked += _check(INPUT, twin.data, dx, twin, num_checks, h, random)
@@ -139,8 +141,8 @@ def in_float64(model: Model) -> Model:
         model.net, model.given_shape, model.loss, model.regularization, model.seed,
         "float64", model.input_layout, model.isa,
     )  # fmt: skip
-    for path in model.paths():
-        copy[path][...] = model[path]
+    copy.load_state(model.state())
+    copy.frozen = model.frozen
     return copy
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,13 @@ DTYPES = ("float32", "float64")
 EVALUATION_BATCH = 256
 # Running copies of a prediction plan that a model keeps for its threads.
 POOL = 4
+
+
+class StateDifference(NamedTuple):
+    """Paths that a loaded state did not have, and those that the model does not have."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
 
 
 class Model:
@@ -59,6 +67,7 @@ class Model:
         self._architecture = architecture(net, shape, self.dtype)
         self.parameters = Vector(self._architecture.parameters, self.dtype)
         self.statistics = Vector(self._architecture.statistics, self.dtype)
+        self.frozen: frozenset[str] = frozenset()
         self._pool: dict[Purpose, list[Runner]] = {}
         self.initialize(self.seed)
 
@@ -98,6 +107,87 @@ class Model:
 
     def paths(self) -> tuple[str, ...]:
         return (*self._architecture.parameters, *self._architecture.statistics)
+
+    def state(self) -> dict[str, Array]:
+        """Views of all parameters and statistics by path."""
+        return {path: self[path] for path in self.paths()}
+
+    def load_state(self, state: Mapping[str, Any], strict: bool = True) -> StateDifference:
+        """Copies arrays into the parameters and statistics of the same paths.
+
+        strict: KeyError if a path is missing or unexpected; otherwise those are returned.
+        ValueError for an array of the wrong shape, TypeError for one of the wrong kind. Nothing is
+        changed unless all fit."""
+        difference = StateDifference(
+            tuple(path for path in self.paths() if path not in state),
+            tuple(path for path in state if path not in self.paths()),
+        )
+        if strict and any(difference):
+            raise KeyError(
+                f"missing: {', '.join(difference.missing) or 'none'}; "
+                f"unexpected: {', '.join(difference.unexpected) or 'none'}"
+            )
+        arrays = {path: np.asarray(state[path]) for path in self.paths() if path in state}
+        for path, array in arrays.items():
+            if array.dtype.kind not in "fiu":
+                raise TypeError(f"{path} has dtype {array.dtype}, expected numbers")
+            if array.shape != self[path].shape:
+                raise ValueError(f"{path} has shape {array.shape}, expected {self[path].shape}")
+        for path, array in arrays.items():
+            self[path][...] = array
+        return difference
+
+    def freeze(self, pattern: str) -> tuple[str, ...]:
+        """Trains no more what the pattern names; the paths of those parameters.
+
+        pattern: a layer's path ("stage1"), a parameter's ("3.w"), or with wildcards ("stage*").
+        Backward passes stop below the lowest layer that is trained. A batch normalization whose
+        gamma and beta are frozen uses its running statistics and leaves them alone. Frozen
+        parameters carry no penalty. KeyError if the pattern names nothing."""
+        matched = self._matching(pattern)
+        self.frozen |= set(matched)
+        return matched
+
+    def unfreeze(self, pattern: str = "*") -> tuple[str, ...]:
+        """Trains again what the pattern names; all by default."""
+        matched = self._matching(pattern)
+        self.frozen -= set(matched)
+        return matched
+
+    def _matching(self, pattern: str) -> tuple[str, ...]:
+        paths = tuple(
+            path
+            for path in self._architecture.parameters
+            if fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}.*")
+        )
+        if not paths:
+            raise KeyError(
+                f"{pattern!r} names no parameter; there are {', '.join(self.parameters.paths())}"
+            )
+        return paths
+
+    def clone(self, seed: int | None = None) -> Model:
+        """An equal model with memory of its own: the same weights, or with `seed` new ones."""
+        copy = Model(
+            self.net, self.given_shape, self.loss, self.regularization,
+            self.seed if seed is None else seed, self.dtype, self.input_layout, self.isa,
+        )  # fmt: skip
+        copy.frozen = self.frozen
+        if seed is None:
+            copy.load_state(self.state())
+        return copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Model:
+        return self.clone()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For worker processes (never a file format: see `save`)."""
+        arguments = (
+            self.net, self.given_shape, self.loss, self.regularization, self.seed, self.dtype,
+            self.input_layout,
+        )  # fmt: skip
+        state = {path: array.copy() for path, array in self.state().items()}
+        return _unpickle, (arguments, state, self.frozen)
 
     @property
     def vectors(self) -> dict[str, Array]:
@@ -204,6 +294,7 @@ class Model:
         purpose = Purpose(
             "gradients", len(examples.x), self.isa, self.loss, self.l2,
             input_gradient=input_gradient, weighted=examples.weight is not None,
+            frozen=self.frozen,
         )  # fmt: skip
         gradients = Vector(self._architecture.parameters, self.dtype)
         made = program(self._architecture, purpose)
@@ -287,9 +378,9 @@ class Model:
             "dtype": self.dtype,
             "seed": self.seed,
         }
-        files.save(path, meta, {path: self[path] for path in self.paths()})
+        files.save(path, meta, self.state())
 
-    def weights_sha256(self) -> str:
+    def digest(self) -> str:
         """SHA-256 over the little-endian parameters in path order, then the statistics."""
         sha = hashlib.sha256()
         for layout in self._architecture.layouts:
@@ -300,6 +391,13 @@ class Model:
     @property
     def architecture(self) -> Architecture:
         return self._architecture
+
+
+def _unpickle(arguments: tuple[Any, ...], state: dict[str, Array], frozen: frozenset[str]) -> Model:
+    model = Model(*arguments)
+    model.load_state(state)
+    model.frozen = frozen
+    return model
 
 
 def load(path: str | os.PathLike[str]) -> Model:
@@ -322,8 +420,7 @@ def load(path: str | os.PathLike[str]) -> Model:
         # Read before the model takes memory: what is not in the file is not allocated.
         arrays = file.arrays(shapes, arguments["dtype"])
         model = Model(**arguments)
-    for name, array in arrays.items():
-        model[name][...] = array
+    model.load_state(arrays)
     return model
 
 

@@ -7,7 +7,7 @@ twins, `fuse` rewrites its list of ops. Equal nets share one plan."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -44,6 +44,7 @@ class Tensor:
     offset: int = 0  # bytes from the base; of an arena tensor known after placing
     batch: bool = False
     source: Tensor | None = None  # the same memory under another shape
+    frozen: bool = False  # a parameter that is not trained
 
     @property
     def root(self) -> Tensor:
@@ -113,10 +114,13 @@ def kernel_fields() -> dict[str, dict[str, str]]:
 class Builder:
     """Collects the ops of one forward pass. Layers declare themselves to it."""
 
-    def __init__(self, capacity: int, dtype: str, training: bool) -> None:
+    def __init__(
+        self, capacity: int, dtype: str, training: bool, frozen: frozenset[str] = frozenset()
+    ) -> None:
         self.capacity = capacity
         self.dtype = dtype
         self.training = training
+        self.frozen = frozen  # paths of parameters that are not trained
         self.ops: list[Op] = []
         self.late: list[Op] = []  # after the update, when nothing can fail any more
         self.parameters: list[Entry] = []
@@ -153,7 +157,8 @@ class Builder:
         step = ALIGNMENT // ITEM_SIZE[self.dtype]
         offset = -(-(entries[-1].offset + entries[-1].length) // step) * step if entries else 0
         entries.append(Entry(path, shape, offset, fill, penalized))
-        return Tensor(path, shape, self.dtype, base, offset * ITEM_SIZE[self.dtype])
+        place = offset * ITEM_SIZE[self.dtype]
+        return Tensor(path, shape, self.dtype, base, place, frozen=path in self.frozen)
 
     def apply(self, op: str, *, late: bool = False, **arguments: Any) -> dict[str, Tensor]:
         """Appends `forward` or `update` of an op; Tensors and attributes by name."""
@@ -194,7 +199,9 @@ def backward(ops: Sequence[Op], loss: Tensor, wanted: Sequence[Tensor], dtype: s
     A tensor used more than once has its gradients added."""
     needed = {t.root for t in wanted}
     for op in ops:
-        if any(t.root in needed or t.base == PARAMETERS for t in op.inputs.values()):
+        if any(
+            t.root in needed or (t.base == PARAMETERS and not t.frozen) for t in op.inputs.values()
+        ):
             needed.update(t.root for t in op.outputs.values())
     gradients: dict[Tensor, Tensor] = {}
     made: list[Op] = []
@@ -225,6 +232,8 @@ def _differentiate(
         if result not in kernel_fields()[f"{op.op}_backward"]:
             continue
         if tensor.base == PARAMETERS:
+            if tensor.frozen:
+                continue
             outputs[result] = replace(tensor, name=f"d {tensor.name}", base=GRADIENTS)
         elif tensor.root in needed:
             gradient = Tensor(f"d {tensor.name}", tensor.shape, dtype, batch=tensor.batch)
@@ -309,8 +318,7 @@ def op_cost(op: Op) -> tuple[int, int]:
     return flops, moved
 
 
-def segments(entries: Sequence[Entry], l2: float) -> Array:
+def segments(entries: Iterable[Entry], l2: float) -> Array:
     """The update kernels' table: offset, length and l2 of each parameter, as float64."""
-    return np.array(
-        [[e.offset, e.length, l2 if e.penalized else 0.0] for e in entries], dtype=np.float64
-    )
+    rows = [[e.offset, e.length, l2 if e.penalized else 0.0] for e in entries]
+    return np.array(rows, dtype=np.float64)

@@ -59,7 +59,7 @@ def measure(model: Model, solver: Solver, data: Dataset, seconds: float) -> Metr
         threads=get_num_threads(),
         isa=model.isa,
         parameters=model.architecture.parameters.count,
-        weights_sha256=model.weights_sha256(),
+        weights_sha256=model.digest(),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import inputs
-from .architecture import program, training
+from .architecture import Purpose, program, training
 from .inputs import Examples
 from .interrupts import Uninterrupted
 from .model import EVALUATION_BATCH, Model
@@ -83,7 +83,7 @@ class Solver:
         _one_of("sampling", sampling, ("shuffle", "replacement"))
         _one_of("last_batch", last_batch, ("drop", "keep"))
         _one_of("restore", restore, ("best", "last"))
-        if model.architecture.parameters.count == 0:
+        if not set(model.architecture.parameters) - model.frozen:
             raise ValueError("the model has no parameters to train")
         self.model, self.update = model, update
         self.batch_size = integer("batch_size", batch_size)
@@ -112,7 +112,7 @@ class Solver:
             name: Vector(model.architecture.parameters, model.dtype)
             for name in (GRADIENTS, *update.states)
         }
-        self._runners: dict[bool, Runner] = {}
+        self._runners: dict[Purpose, Runner] = {}
         self._busy = False
 
     def _take_data(self, train: Any, validation: Any, class_weight: Any) -> None:
@@ -245,15 +245,16 @@ class Solver:
             self._busy = False
 
     def _runner_for(self, weighted: bool) -> Runner:
-        if weighted not in self._runners:
-            model = self.model
-            purpose = training(
-                self.batch_size, model.isa, model.loss, model.l2, self.update, weighted
-            )
-            self._runners[weighted] = Runner(
+        model = self.model
+        purpose = training(
+            self.batch_size, model.isa, model.loss, model.l2, self.update, weighted=weighted,
+            frozen=model.frozen,
+        )  # fmt: skip
+        if purpose not in self._runners:
+            self._runners[purpose] = Runner(
                 program(model.architecture, purpose), model.vectors | self._vectors
             )
-        return self._runners[weighted]
+        return self._runners[purpose]
 
     def _advance(self, limit: int) -> list[Step]:
         """Up to `limit` steps, not beyond the epoch's end, and what is due after them."""

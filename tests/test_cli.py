@@ -78,7 +78,7 @@ def test_the_default_job_reaches_its_target(capsys):
     digits, model = cnn.data.digits(), cnn.load(folder / "model.npz")
     assert model.evaluate(digits.x_test, digits.y_test)["accuracy"] == metrics["test_accuracy"]
     assert model.evaluate(digits.x_val, digits.y_val)["accuracy"] == metrics["val_accuracy"]
-    assert model.weights_sha256() == metrics["weights_sha256"]
+    assert model.digest() == metrics["weights_sha256"]
     out, err = capsys.readouterr()
     assert err == ""
     for word in ("test accuracy", "images/s", "threads", "instruction set", "Confusion matrix"):

@@ -54,7 +54,7 @@ def test_threads_do_not_change_training(threads, dtype, isa):
     for count in (1, 2, 3, 8):
         threads(count)
         assert cnn.get_num_threads() == count
-        found.add(trained(dtype=dtype, isa=isa).weights_sha256())
+        found.add(trained(dtype=dtype, isa=isa).digest())
     assert len(found) == 1
 
 
@@ -63,16 +63,16 @@ def test_threads_do_not_change_training_by_other_rules(threads, update):
     found = set()
     for count in (1, 3):
         threads(count)
-        found.add(trained(update).weights_sha256())
+        found.add(trained(update).digest())
     assert len(found) == 1
 
 
 def test_a_busy_neighbour_does_not_change_training(threads):
     threads(2)
-    alone = trained().weights_sha256()
+    alone = trained().digest()
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:
-        assert trained().weights_sha256() == alone
+        assert trained().digest() == alone
     finally:
         for process in busy:
             process.kill()
@@ -82,7 +82,7 @@ def test_a_busy_neighbour_does_not_change_training(threads):
 @pytest.mark.skipif("avx2" not in levels.available(), reason="this processor has no AVX2")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_golden_digest(dtype):
-    assert trained(dtype=dtype, isa="avx2").weights_sha256() == GOLDEN_AVX2[dtype]
+    assert trained(dtype=dtype, isa="avx2").digest() == GOLDEN_AVX2[dtype]
 
 
 @pytest.mark.parametrize("isa", levels.available())

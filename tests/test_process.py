@@ -23,7 +23,7 @@ TRAIN = """
     def train():
         model = cnn.Model(net, (12, 12, 3))
         cnn.Solver(model, (x, y), update=cnn.Adam(), batch_size=64, num_epochs=2).train()
-        return model.weights_sha256()
+        return model.digest()
 """
 
 

@@ -15,7 +15,7 @@ class BatchNorm(Layer):
 
     Parameters gamma (1) and beta (0), neither penalized; statistics running_mean (0) and
     running_var (1), updated as momentum * running + (1 - momentum) * batch, both biased, and used
-    at test time. Source: Ioffe and Szegedy 2015, algorithms 1 and 2."""
+    at test time and where the layer is frozen (Ioffe and Szegedy 2015, algorithms 1 and 2)."""
 
     momentum: float = 0.9
     eps: float = 1e-5
@@ -29,7 +29,7 @@ class BatchNorm(Layer):
         c = x.shape[-1:]
         gamma, beta = net.parameter("gamma", c, 1.0), net.parameter("beta", c, 0.0)
         mean, var = net.statistic("running_mean", c, 0.0), net.statistic("running_var", c, 1.0)
-        if not net.training:
+        if not net.training or (gamma.frozen and beta.frozen):
             return net.apply(
                 "batchnorm_eval", x=x, gamma=gamma, beta=beta, running_mean=mean, running_var=var,
                 eps=self.eps,

@@ -1,4 +1,5 @@
-"""Batch normalization at test time: with running averages instead of the batch's statistics."""
+"""Batch normalization with running averages instead of the batch's statistics: at test time, and
+in training where the layer is frozen."""
 
 from __future__ import annotations
 
@@ -34,6 +35,20 @@ def forward_bound(
 ) -> dict[str, Array]:
     size = (abs(x) + abs(running_mean)) / np.sqrt(running_var + eps)
     return {"y": 6 * (size * abs(gamma) + abs(beta))}
+
+
+def infer_backward(dy: Shape, gamma: Shape, running_var: Shape, eps: Any = 1e-5) -> Inferred:
+    return Inferred({"dx": dy}, infer(dy, gamma, gamma, gamma, running_var, eps).attributes)
+
+
+def backward(dy: Array, gamma: Array, running_var: Array, eps: float = 1e-5) -> dict[str, Array]:
+    return {"dx": dy * gamma / np.sqrt(running_var + eps)}
+
+
+def backward_bound(
+    dy: Array, gamma: Array, running_var: Array, eps: float = 1e-5
+) -> dict[str, Array]:
+    return {"dx": 4 * backward(abs(dy), abs(gamma), running_var, eps)["dx"]}
 
 
 def cost(

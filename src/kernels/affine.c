@@ -90,6 +90,10 @@ static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) {
     return cn_clamp(n / 32, 1, o.parts);
 }
 
+static ptrdiff_t dw_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
+    return cn_present(a->dw) ? active_parts(o, n) * o.weight_blocks : 0;
+}
+
 static const char *backward_check(const void *args) {
     const affine_backward *a = args;
     ptrdiff_t n = a->x.shape[0], d = cn_example(a->x), m = a->w.shape[1];
@@ -97,7 +101,7 @@ static const char *backward_check(const void *args) {
     if (!cn_is(a->w, 2, d, m, 1, 1) || m < 1) return "w must have shape (d, m)";
     if (!cn_is(a->dy, 2, n, m, 1, 1)) return "dy must have shape (n, m)";
     if (cn_present(a->dx) && !cn_same(a->dx, a->x)) return "dx must have the shape of x";
-    if (!cn_same(a->dw, a->w)) return "dw must have the shape of w";
+    if (cn_present(a->dw) && !cn_same(a->dw, a->w)) return "dw must have the shape of w";
     if (!cn_optional(a->db, 1, m, 1, 1, 1)) return "db must have shape (m,)";
     return NULL;
 }
@@ -107,7 +111,8 @@ static ptrdiff_t backward_workspace(const void *args) { return layout_of(args).b
 static ptrdiff_t backward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
     const affine_backward *a = args;
-    return gemm_panels(a->w.shape[1]) + (cn_present(a->dx) ? gemm_panels(a->w.shape[0]) : 0);
+    return (cn_present(a->dw) ? gemm_panels(a->w.shape[1]) : 0) +
+           (cn_present(a->dx) ? gemm_panels(a->w.shape[0]) : 0);
 }
 
 static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -115,7 +120,7 @@ static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
     char *workspace = a->head.workspace;
-    ptrdiff_t dy_panels = gemm_panels(o.m);
+    ptrdiff_t dy_panels = cn_present(a->dw) ? gemm_panels(o.m) : 0;
     if (chunk < dy_panels) {
         ptrdiff_t j = chunk * GEMM_NR;
         CN(gemm_pack)((real *)(workspace + o.packed_dy) + step->n * j, (const real *)a->dy.data + j,
@@ -134,8 +139,7 @@ static ptrdiff_t dx_chunks(const affine_backward *a, backward_layout o, ptrdiff_
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
-    return dx_chunks(a, o, n) + active_parts(o, n) * o.weight_blocks +
-           (cn_present(a->db) ? reduce_parts(n) : 0);
+    return dx_chunks(a, o, n) + dw_chunks(a, o, n) + (cn_present(a->db) ? reduce_parts(n) : 0);
 }
 
 static void weight_block(const affine_backward *a, backward_layout o, ptrdiff_t n,
@@ -157,8 +161,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     (void)scratch;
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
-    ptrdiff_t n = step->n, first = dx_chunks(a, o, n),
-              weights = active_parts(o, n) * o.weight_blocks;
+    ptrdiff_t n = step->n, first = dx_chunks(a, o, n), weights = dw_chunks(a, o, n);
     char *workspace = a->head.workspace;
     if (chunk < first) {
         product(a->dy.data, n, o.m, (const real *)(workspace + o.packed_w), o.d, NULL, 0,
@@ -176,7 +179,8 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
 static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
-    return (active_parts(o, n) > 1 ? cn_ceil_div(o.d, WEIGHT_BLOCK) : 0) + cn_present(a->db);
+    int parts = cn_present(a->dw) && active_parts(o, n) > 1;
+    return (parts ? cn_ceil_div(o.d, WEIGHT_BLOCK) : 0) + cn_present(a->db);
 }
 
 static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {

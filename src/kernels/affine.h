@@ -9,7 +9,7 @@
     TENSOR(x) TENSOR(w) TENSOR(b) TENSOR(y) FUSED(relu)
 CN_STRUCT(affine_forward, AFFINE_FORWARD)
 
-/* dx is optional: the first layer's is never computed. db is present where b is. */
+/* dx is optional: the first layer's is never computed; dw and db are, for frozen parameters. */
 #define AFFINE_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
     TENSOR(dy) TENSOR(x) TENSOR(w) TENSOR(dx) TENSOR(dw) TENSOR(db)
 CN_STRUCT(affine_backward, AFFINE_BACKWARD)

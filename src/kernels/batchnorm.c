@@ -99,14 +99,21 @@ static void merge_moments(const void *args, const cn_step *step, ptrdiff_t chunk
     }
 }
 
+/* gamma / sqrt(var + eps) of up to VL channels. */
+CN_INLINE vec scales(const real *gamma, const real *var, double eps, ptrdiff_t some) {
+    vec scale = {0};
+    for (ptrdiff_t i = 0; i < some; i++)
+        scale[i] = (real)((double)gamma[i] / __builtin_sqrt((double)var[i] + eps));
+    return scale;
+}
+
 /* y = (x - mean) * scale + beta, scale = gamma / sqrt(var + eps). */
 static void normalize(const real *x, real *y, ptrdiff_t rows, ptrdiff_t c, const real *gamma,
                       const real *beta, const real *mean, const real *var, double eps, int relu) {
     for (ptrdiff_t j = 0; j < c; j += VL) {
         ptrdiff_t some = cn_min(VL, c - j);
-        vec scale = {0}, m = v_load_n(mean + j, some), shift = v_load_n(beta + j, some);
-        for (ptrdiff_t i = 0; i < some; i++)
-            scale[i] = (real)((double)gamma[j + i] / __builtin_sqrt((double)var[j + i] + eps));
+        vec scale = scales(gamma + j, var + j, eps, some);
+        vec m = v_load_n(mean + j, some), shift = v_load_n(beta + j, some);
         for (ptrdiff_t i = 0; i < rows; i++) {
             vec out = (v_load_n(x + i * c + j, some) - m) * scale + shift;
             if (relu) out = v_select(out <= 0, (vec){0}, out);
@@ -132,8 +139,11 @@ static const char *backward_check(const void *args) {
     const batchnorm_backward *a = args;
     if (!cn_same(a->dy, a->x)) return "dy must have the shape of x";
     if (cn_present(a->dx) && !cn_same(a->dx, a->x)) return "dx must have the shape of x";
-    return check(a->x, a->x, a->eps, (cn_tensor[]){a->gamma, a->mean, a->var, a->dgamma, a->dbeta},
-                 5);
+    if (cn_present(a->dgamma) && !cn_same(a->dgamma, a->gamma))
+        return "dgamma must have the shape of gamma";
+    if (cn_present(a->dbeta) && !cn_same(a->dbeta, a->gamma))
+        return "dbeta must have the shape of beta";
+    return check(a->x, a->x, a->eps, (cn_tensor[]){a->gamma, a->mean, a->var}, 3);
 }
 
 static ptrdiff_t backward_workspace(const void *args) {
@@ -189,8 +199,8 @@ static void add_gradients(const void *args, const cn_step *step, ptrdiff_t chunk
             parts[j] += parts[2 * c * i + j];
             parts[c + j] += parts[2 * c * i + c + j];
         }
-        ((real *)a->dbeta.data)[j] = (real)parts[j];
-        ((real *)a->dgamma.data)[j] = (real)parts[c + j];
+        if (a->dbeta.data) ((real *)a->dbeta.data)[j] = (real)parts[j];
+        if (a->dgamma.data) ((real *)a->dgamma.data)[j] = (real)parts[c + j];
     }
 }
 
@@ -243,6 +253,32 @@ static void eval_normalize(const void *args, const cn_step *step, ptrdiff_t chun
     normalize((const real *)a->x.data + from * c, (real *)a->y.data + from * c,
               cn_min(row_block(a->x), cn_rows(a->x, step->n) - from), c, a->gamma.data,
               a->beta.data, a->running_mean.data, a->running_var.data, a->eps, (int)a->relu);
+}
+
+static const char *eval_backward_check(const void *args) {
+    const batchnorm_eval_backward *a = args;
+    return check(a->dy, a->dx, a->eps, (cn_tensor[]){a->gamma, a->running_var}, 2);
+}
+
+static ptrdiff_t eval_backward_blocks(const void *args, ptrdiff_t n) {
+    return blocks(((const batchnorm_eval_backward *)args)->dy, n);
+}
+
+static void eval_backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
+                              void *scratch) {
+    (void)scratch;
+    const batchnorm_eval_backward *a = args;
+    ptrdiff_t c = cn_channels(a->dy), from = chunk * row_block(a->dy);
+    ptrdiff_t rows = cn_min(row_block(a->dy), cn_rows(a->dy, step->n) - from);
+    const real *dy = (const real *)a->dy.data + from * c;
+    real *dx = (real *)a->dx.data + from * c;
+    for (ptrdiff_t j = 0; j < c; j += VL) {
+        ptrdiff_t some = cn_min(VL, c - j);
+        vec scale = scales((const real *)a->gamma.data + j, (const real *)a->running_var.data + j,
+                           a->eps, some);
+        for (ptrdiff_t i = 0; i < rows; i++)
+            v_store_n(dx + i * c + j, v_load_n(dy + i * c + j, some) * scale, some);
+    }
 }
 
 static const char *running_check(const void *args) {
@@ -304,6 +340,15 @@ static const cn_kernel eval = {
     .stages = {{eval_blocks, eval_normalize}},
 };
 #undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE batchnorm_eval_backward
+static const cn_kernel eval_backward = {
+    .name = "batchnorm_eval_backward",
+    .args_size = sizeof(batchnorm_eval_backward),
+    .fields = CN_TABLE(BATCHNORM_EVAL_BACKWARD),
+    .check = eval_backward_check,
+    .stages = {{eval_backward_blocks, eval_backward_run}},
+};
+#undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE running_average_update
 static const cn_kernel running = {
     .name = "running_average_update",
@@ -314,4 +359,5 @@ static const cn_kernel running = {
 };
 #undef CN_ARGS_TYPE
 
-const cn_kernel *const CN(batchnorm)[] = {&forward, &backward, &eval, &running, NULL};
+const cn_kernel *const CN(batchnorm)[] = {&forward,       &backward, &eval,
+                                          &eval_backward, &running,  NULL};

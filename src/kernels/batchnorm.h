@@ -30,6 +30,11 @@ CN_STRUCT(batchnorm_backward, BATCHNORM_BACKWARD)
     TENSOR(beta) TENSOR(running_mean) TENSOR(running_var) TENSOR(y) NUMBER(eps) FUSED(relu)
 CN_STRUCT(batchnorm_eval_forward, BATCHNORM_EVAL_FORWARD)
 
+/* A frozen layer in training: dx = dy gamma / sqrt(running_var + eps). */
+#define BATCHNORM_EVAL_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                \
+    TENSOR(dy) TENSOR(gamma) TENSOR(running_var) TENSOR(dx) NUMBER(eps)
+CN_STRUCT(batchnorm_eval_backward, BATCHNORM_EVAL_BACKWARD)
+
 #define RUNNING_AVERAGE_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                 \
     TENSOR(running) TENSOR(value) NUMBER(momentum)
 CN_STRUCT(running_average_update, RUNNING_AVERAGE_UPDATE)

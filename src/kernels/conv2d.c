@@ -294,7 +294,7 @@ static const char *backward_check(const void *args) {
     const char *wrong = check_geometry(a->x, a->w, a->dy, a->stride, a->padding);
     if (wrong) return wrong;
     if (cn_present(a->dx) && !cn_same(a->dx, a->x)) return "dx must have the shape of x";
-    if (!cn_same(a->dw, a->w)) return "dw must have the shape of w";
+    if (cn_present(a->dw) && !cn_same(a->dw, a->w)) return "dw must have the shape of w";
     if (!cn_optional(a->db, 1, a->w.shape[3], 1, 1, 1)) return "db must have shape (k,)";
     return NULL;
 }
@@ -328,10 +328,15 @@ static ptrdiff_t dx_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_
     return cn_present(a->dx) ? n * cn_ceil_div(g->h, dx_block(g)) : 0;
 }
 
+static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, backward_layout o,
+                           ptrdiff_t n) {
+    return cn_present(a->dw) ? active_parts(o, n) * gemm_panels(g->k) : 0;
+}
+
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    return dx_chunks(a, &g, n) + active_parts(layout_of(a, &g), n) * gemm_panels(g.k) +
+    return dx_chunks(a, &g, n) + dw_chunks(a, &g, layout_of(a, &g), n) +
            (cn_present(a->db) ? reduce_parts(n * g.p * g.q) : 0);
 }
 
@@ -381,7 +386,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     geometry g = backward_geometry(a);
     backward_layout o = layout_of(a, &g);
     ptrdiff_t n = step->n, first = dx_chunks(a, &g, n);
-    ptrdiff_t weights = active_parts(o, n) * gemm_panels(g.k), rows = n * g.p * g.q;
+    ptrdiff_t weights = dw_chunks(a, &g, o, n), rows = n * g.p * g.q;
     if (chunk < first) {
         dx_run(a, &g, chunk, scratch);
     } else if (chunk < first + weights) {
@@ -401,7 +406,8 @@ static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
     backward_layout o = layout_of(a, &g);
-    return (active_parts(o, n) > 1 ? cn_ceil_div(o.weights, COMBINE_BLOCK) : 0) + cn_present(a->db);
+    int parts = cn_present(a->dw) && active_parts(o, n) > 1;
+    return (parts ? cn_ceil_div(o.weights, COMBINE_BLOCK) : 0) + cn_present(a->db);
 }
 
 static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {

@@ -16,7 +16,7 @@
     TENSOR(x) TENSOR(w) TENSOR(b) TENSOR(y) SIZE(stride, 2) SIZE(padding, 4) FUSED(relu)
 CN_STRUCT(conv2d_forward, CONV2D_FORWARD)
 
-/* dx is optional: the first layer's is never computed. db is present where b is. */
+/* dx is optional: the first layer's is never computed; dw and db are, for frozen parameters. */
 #define CONV2D_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
     TENSOR(dy) TENSOR(x) TENSOR(w) TENSOR(dx) TENSOR(dw) TENSOR(db) SIZE(stride, 2) SIZE(padding, 4)
 CN_STRUCT(conv2d_backward, CONV2D_BACKWARD)
