@@ -1,6 +1,6 @@
 """Layers: frozen declarations. The names here are the closed registry that files may name."""
 
-from .activations import LeakyReLU, ReLU
+from .activations import LeakyReLU, ReLU, Sigmoid
 from .affine import Affine
 from .base import Layer
 from .batchnorm import BatchNorm
@@ -23,6 +23,7 @@ __all__ = [
     "ReLU",
     "Residual",
     "Sequential",
+    "Sigmoid",
 ]
 
 REGISTRY: dict[str, type[Layer]] = {name: globals()[name] for name in __all__ if name != "Layer"}

@@ -34,3 +34,13 @@ class LeakyReLU(Layer):
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         return net.apply("leaky_relu", x=x, slope=self.slope)["y"]
+
+
+@dataclass(frozen=True)
+class Sigmoid(Layer):
+    """y = 1 / (1 + exp(-x)) (cs231n, neural networks 1)."""
+
+    rectifies: ClassVar[bool | None] = False
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        return net.apply("sigmoid", x=x)["y"]
