@@ -1,6 +1,6 @@
 """Layers: frozen declarations. The names here are the closed registry that files may name."""
 
-from .activations import LeakyReLU, ReLU, Sigmoid
+from .activations import ELU, LeakyReLU, ReLU, Sigmoid
 from .affine import Affine
 from .base import Layer
 from .batchnorm import BatchNorm
@@ -11,6 +11,7 @@ from .flatten import Flatten
 from .pooling import GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
+    "ELU",
     "Affine",
     "BatchNorm",
     "Conv2d",
