@@ -1,7 +1,8 @@
 /* Transcendentals as our own polynomials, so that no result depends on the C library.
  *
  * The exponentials: Cody-Waite reduction to |r| <= ln(2)/2, then a Taylor polynomial (its
- * truncation there is below a tenth of an ulp). Errors at most 2 ulp where the result is normal. */
+ * truncation there is below a tenth of an ulp). Errors, where the result is normal: v_exp and
+ * v_expm1 at most 2 ulp, v_tanh at most 3. */
 #ifndef CN_VMATH_H
 #define CN_VMATH_H
 
@@ -83,6 +84,14 @@ CN_INLINE vec v_expm1(vec x) {
     y = v_select(over, v_set((real)__builtin_inf()), y);
     y = v_select(under, v_set(-1), y);
     return v_select(same, x, y); /* NaN, and the sign of 0 */
+}
+
+/* tanh |x| = t / (t + 2), t = exp(2 |x|) - 1: nothing cancels, and from 20 on it is 1. */
+CN_INLINE vec v_tanh(vec x) {
+    vec a = v_abs(x);
+    vec t = v_expm1(2 * v_select(a > 20, v_set(20), a));
+    vec y = t / (t + 2);
+    return (vec)((ivec)y | ((ivec)x ^ (ivec)a));
 }
 
 /* Natural logarithm of a positive, finite, normal double; error at most 2 ulp.

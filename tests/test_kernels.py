@@ -185,6 +185,7 @@ def test_exponential_is_within_two_ulp(dtype, isa):
 ACTIVATIONS = {
     "elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), 2),  # that of expm1
     "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), 3),
+    "tanh": (np.tanh, 3),
 }
 
 
@@ -208,7 +209,7 @@ def test_activation_is_within_its_ulp(op, dtype, isa):
 def test_activation_at_the_ends_and_of_nan(op, dtype, isa):
     """An infinite argument gives the limit and NaN gives NaN, both ways, in body and tail."""
     forward, backward = getattr(ops, op).forward, getattr(ops, op).backward
-    low, high = {"elu": (-1, np.inf), "sigmoid": (0, 1)}[op]
+    low, high = {"elu": (-1, np.inf), "sigmoid": (0, 1), "tanh": (-1, 1)}[op]
     for count in (1, 3, 16, 19):
         x = np.full(count, 0.5, dtype)
         for value, limit in ((-np.inf, low), (np.inf, high), (np.nan, np.nan)):

@@ -1,6 +1,6 @@
 """Layers: frozen declarations. The names here are the closed registry that files may name."""
 
-from .activations import ELU, LeakyReLU, ReLU, Sigmoid
+from .activations import ELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .affine import Affine
 from .base import Layer
 from .batchnorm import BatchNorm
@@ -25,6 +25,7 @@ __all__ = [
     "Residual",
     "Sequential",
     "Sigmoid",
+    "Tanh",
 ]
 
 REGISTRY: dict[str, type[Layer]] = {name: globals()[name] for name in __all__ if name != "Layer"}

@@ -60,3 +60,13 @@ class Sigmoid(Layer):
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         return net.apply("sigmoid", x=x)["y"]
+
+
+@dataclass(frozen=True)
+class Tanh(Layer):
+    """y = tanh(x) (cs231n, neural networks 1)."""
+
+    rectifies: ClassVar[bool | None] = False
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        return net.apply("tanh", x=x)["y"]
