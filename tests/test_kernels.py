@@ -236,6 +236,23 @@ def test_activation_does_not_depend_on_the_place(op, dtype, isa):
         assert backward(dy=x[one], y=y[one], isa=isa)["dx"].tobytes() == dx[one].tobytes()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+def test_maxout_ties_nan_and_a_wrong_winner(dtype, isa):
+    """Columns: a tie, one NaN in the middle, two NaN, minus infinity everywhere; then a tail."""
+    nan, inf = np.nan, np.inf
+    columns = [[2, 2, 1], [5, nan, 7], [0, nan, nan], [-inf, -inf, -inf]] + 15 * [[1, 2, 3]]
+    x = np.array(columns, dtype).T.reshape(1, -1)
+    out = ops.maxout.forward(x=x, pieces=3, isa=isa)
+    np.testing.assert_array_equal(out["y"], [[2, nan, nan, -inf] + 15 * [3]])
+    assert out["winner"].tolist() == [[0, 1, 1, 0] + 15 * [2]]
+    twin = reference.maxout.forward(x=x, pieces=3)
+    assert out["winner"].tobytes() == twin["winner"].tobytes()
+    wild = np.full_like(out["winner"], 65535)
+    dx = ops.maxout.backward(dy=out["y"], winner=wild, pieces=3, isa=isa)["dx"]
+    assert (dx == 0).all()
+
+
 def test_denormals_are_zero_by_contract():
     tiny = np.full((2, 40), np.finfo(np.float32).tiny / 4, np.float32)
     assert (ops.add.forward(x0=tiny, x1=tiny)["y"] == 0).all()

@@ -213,7 +213,7 @@ def test_gradcheck_of_strided_padded_pooled_net():
 
 
 @pytest.mark.parametrize(
-    "layer", [cnn.ELU(), cnn.ELU(0.3), cnn.Sigmoid(), cnn.Tanh()],
+    "layer", [cnn.ELU(), cnn.ELU(0.3), cnn.Sigmoid(), cnn.Tanh(), cnn.Maxout(7), cnn.Maxout(5, 3)],
     ids=repr,
 )  # fmt: skip
 def test_gradcheck_of_a_layer_between_others(layer):

@@ -8,6 +8,7 @@ from .containers import Residual, Sequential
 from .conv2d import Conv2d
 from .dropout import Dropout
 from .flatten import Flatten
+from .maxout import Maxout
 from .pooling import GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Layer",
     "LeakyReLU",
     "MaxPool2d",
+    "Maxout",
     "ReLU",
     "Residual",
     "Sequential",
