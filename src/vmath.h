@@ -1,16 +1,34 @@
 /* Transcendentals as our own polynomials, so that no result depends on the C library.
  *
- * exp: Cody-Waite reduction to |r| <= ln(2)/2, then a Taylor polynomial (its truncation there is
- * below a tenth of an ulp); error at most 2 ulp where the result is normal. */
+ * The exponentials: Cody-Waite reduction to |r| <= ln(2)/2, then a Taylor polynomial (its
+ * truncation there is below a tenth of an ulp). Errors, where the result is normal: v_exp and
+ * v_expm1 at most 2 ulp, v_tanh at most 3. */
 #ifndef CN_VMATH_H
 #define CN_VMATH_H
 
 #include "simd.h"
 
+/* x = k ln(2) + r with k the integer nearest to x / ln(2). */
+typedef struct {
+    vec r;
+    ivec k;
+} reduced;
+
+CN_INLINE reduced v_reduce(vec x) {
+#if CN_DOUBLE
+    const real shift = 0x1.8p52, ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
+#else
+    const real shift = 0x1.8p23f, ln2_high = 0x1.62e400p-1f, ln2_low = 0x1.7f7d1cp-20f;
+#endif
+    /* Adding the shift rounds to the nearest integer and leaves it in the low bits. */
+    vec shifted = x * (real)1.4426950408889634 + shift;
+    vec k = shifted - shift;
+    return (reduced){x - k * ln2_high - k * ln2_low, (ivec)shifted - (ivec)v_set(shift)};
+}
+
 CN_INLINE vec v_exp(vec x) {
 #if CN_DOUBLE
     const real high = 709.782712893384, low = -708.3964185322641;
-    const real shift = 0x1.8p52, ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
     static const real c[] = {1.0 / 6227020800,
                              1.0 / 479001600,
                              1.0 / 39916800,
@@ -27,25 +45,53 @@ CN_INLINE vec v_exp(vec x) {
                              1.0};
 #else
     const real high = 88.72283f, low = -87.33654f;
-    const real shift = 0x1.8p23f, ln2_high = 0x1.62e400p-1f, ln2_low = 0x1.7f7d1cp-20f;
     static const real c[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
                              1.0f / 6,    0.5f,       1.0f,       1.0f};
 #endif
     ivec over = x > high, under = x < low, nan = x != x;
-    vec bounded = v_select(over | under | nan, v_set(0), x);
-    /* Adding the shift rounds to the nearest integer and leaves it in the low bits. */
-    vec shifted = bounded * (real)1.4426950408889634 + shift;
-    vec k = shifted - shift;
-    vec r = bounded - k * ln2_high - k * ln2_low;
+    reduced a = v_reduce(v_select(over | under | nan, v_set(0), x));
     vec y = v_set(c[0]);
-    for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * r + c[i];
+    for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
     /* 2^k in two factors: k reaches 1024 (128), whose own power of two is not representable. */
-    ivec power = (ivec)shifted - (ivec)v_set(shift);
-    ivec half = power >> 1;
-    y = y * (vec)((half + CN_BIAS) << CN_MANTISSA) * (vec)((power - half + CN_BIAS) << CN_MANTISSA);
+    ivec half = a.k >> 1;
+    y = y * (vec)((half + CN_BIAS) << CN_MANTISSA) * (vec)((a.k - half + CN_BIAS) << CN_MANTISSA);
     y = v_select(over, v_set((real)__builtin_inf()), y);
     y = v_select(under, v_set(0), y);
     return v_select(nan, x, y);
+}
+
+/* exp(x) - 1 = 2^k (exp(r) - 1) + (2^k - 1). Near 0, k = 0 and the polynomial's first term is x. */
+CN_INLINE vec v_expm1(vec x) {
+#if CN_DOUBLE
+    const real high = 709.782712893384;
+    static const real c[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
+                             1.0 / 362880,     1.0 / 40320,     1.0 / 5040,     1.0 / 720,
+                             1.0 / 120,        1.0 / 24,        1.0 / 6,        0.5};
+#else
+    const real high = 88.72283f;
+    static const real c[] = {1.0f / 40320, 1.0f / 5040, 1.0f / 720, 1.0f / 120,
+                             1.0f / 24,    1.0f / 6,    0.5f};
+#endif
+    const real low = -40; /* exp is below half an ulp of 1 */
+    ivec over = x > high, under = x < low, same = (x != x) | (x == 0);
+    reduced a = v_reduce(v_select(over | under | same, v_set(0), x));
+    vec y = v_set(c[0]);
+    for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
+    y = a.r * a.r * y + a.r;
+    /* Half of the result first, as 2^k itself need not be representable. */
+    vec half = (vec)((a.k - 1 + CN_BIAS) << CN_MANTISSA);
+    y = 2 * (half * y + (half - (real)0.5));
+    y = v_select(over, v_set((real)__builtin_inf()), y);
+    y = v_select(under, v_set(-1), y);
+    return v_select(same, x, y); /* NaN, and the sign of 0 */
+}
+
+/* tanh |x| = t / (t + 2), t = exp(2 |x|) - 1: nothing cancels, and from 20 on it is 1. */
+CN_INLINE vec v_tanh(vec x) {
+    vec a = v_abs(x);
+    vec t = v_expm1(2 * v_select(a > 20, v_set(20), a));
+    vec y = t / (t + 2);
+    return (vec)((ivec)y | ((ivec)x ^ (ivec)a));
 }
 
 /* Natural logarithm of a positive, finite, normal double; error at most 2 ulp.

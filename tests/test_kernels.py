@@ -181,6 +181,78 @@ def test_exponential_is_within_two_ulp(dtype, isa):
     assert ulps.max() <= 4  # two of exp, one of the scale, one of the product
 
 
+# Exact values of the smooth activations in more precision, and the ulp that each promises.
+ACTIVATIONS = {
+    "elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), 2),  # that of expm1
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), 3),
+    "tanh": (np.tanh, 3),
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("op", ACTIVATIONS)
+def test_activation_is_within_its_ulp(op, dtype, isa):
+    """Over the whole range, and near 0, where a formula that subtracts from 1 would fail."""
+    function, most = ACTIVATIONS[op]
+    near = np.geomspace(1e-30, 1, 20001)
+    x = np.concatenate([np.linspace(-80, 80, 40001), near, -near]).astype(dtype)
+    y = getattr(ops, op).forward(x=x, isa=isa)["y"]
+    exact = function(x.astype(np.longdouble))
+    ulps = abs(y - exact) / np.spacing(abs(exact).astype(dtype))
+    assert ulps.max() <= most
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("op", ACTIVATIONS)
+def test_activation_at_the_ends_and_of_nan(op, dtype, isa):
+    """An infinite argument gives the limit and NaN gives NaN, both ways, in body and tail."""
+    forward, backward = getattr(ops, op).forward, getattr(ops, op).backward
+    low, high = {"elu": (-1, np.inf), "sigmoid": (0, 1), "tanh": (-1, 1)}[op]
+    for count in (1, 3, 16, 19):
+        x = np.full(count, 0.5, dtype)
+        for value, limit in ((-np.inf, low), (np.inf, high), (np.nan, np.nan)):
+            x[-1] = value
+            y = forward(x=x, isa=isa)["y"]
+            assert np.array_equal(y[-1], np.asarray(limit, dtype), equal_nan=True)
+            assert np.isfinite(y[:-1]).all()
+        dx = backward(dy=np.ones(count, dtype), y=y, isa=isa)["dx"]
+        assert np.isnan(dx[-1])
+        assert np.isfinite(dx[:-1]).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("op", ACTIVATIONS)
+def test_activation_does_not_depend_on_the_place(op, dtype, isa):
+    forward, backward = getattr(ops, op).forward, getattr(ops, op).backward
+    x = np.linspace(-3, 3, 41).astype(dtype)
+    y = forward(x=x, isa=isa)["y"]
+    dx = backward(dy=x, y=y, isa=isa)["dx"]
+    for i in range(len(x)):
+        one = slice(i, i + 1)
+        assert forward(x=x[one], isa=isa)["y"].tobytes() == y[one].tobytes()
+        assert backward(dy=x[one], y=y[one], isa=isa)["dx"].tobytes() == dx[one].tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+def test_maxout_ties_nan_and_a_wrong_winner(dtype, isa):
+    """Columns: a tie, one NaN in the middle, two NaN, minus infinity everywhere; then a tail."""
+    nan, inf = np.nan, np.inf
+    columns = [[2, 2, 1], [5, nan, 7], [0, nan, nan], [-inf, -inf, -inf]] + 15 * [[1, 2, 3]]
+    x = np.array(columns, dtype).T.reshape(1, -1)
+    out = ops.maxout.forward(x=x, pieces=3, isa=isa)
+    np.testing.assert_array_equal(out["y"], [[2, nan, nan, -inf] + 15 * [3]])
+    assert out["winner"].tolist() == [[0, 1, 1, 0] + 15 * [2]]
+    twin = reference.maxout.forward(x=x, pieces=3)
+    assert out["winner"].tobytes() == twin["winner"].tobytes()
+    wild = np.full_like(out["winner"], 65535)
+    dx = ops.maxout.backward(dy=out["y"], winner=wild, pieces=3, isa=isa)["dx"]
+    assert (dx == 0).all()
+
+
 def test_denormals_are_zero_by_contract():
     tiny = np.full((2, 40), np.finfo(np.float32).tiny / 4, np.float32)
     assert (ops.add.forward(x0=tiny, x1=tiny)["y"] == 0).all()

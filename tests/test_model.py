@@ -212,6 +212,17 @@ def test_gradcheck_of_strided_padded_pooled_net():
     assert cnn.gradcheck(model, random.rand(3, 11, 9, 2), [0, 2, 1], verbose=False)
 
 
+@pytest.mark.parametrize(
+    "layer", [cnn.ELU(), cnn.ELU(0.3), cnn.Sigmoid(), cnn.Tanh(), cnn.Maxout(7), cnn.Maxout(5, 3)],
+    ids=repr,
+)  # fmt: skip
+def test_gradcheck_of_a_layer_between_others(layer):
+    random = np.random.RandomState(0)
+    net = [cnn.Affine(9), layer, cnn.BatchNorm(), layer, cnn.Affine(3)]
+    model = cnn.Model(net, (6,), regularization=cnn.L2(0.1))
+    assert cnn.gradcheck(model, random.standard_normal((5, 6)), [0, 2, 1, 1, 0], verbose=False)
+
+
 # Files.
 
 

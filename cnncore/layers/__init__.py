@@ -1,6 +1,6 @@
 """Layers: frozen declarations. The names here are the closed registry that files may name."""
 
-from .activations import LeakyReLU, ReLU
+from .activations import ELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .affine import Affine
 from .base import Layer
 from .batchnorm import BatchNorm
@@ -8,9 +8,11 @@ from .containers import Residual, Sequential
 from .conv2d import Conv2d
 from .dropout import Dropout
 from .flatten import Flatten
+from .maxout import Maxout
 from .pooling import GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
+    "ELU",
     "Affine",
     "BatchNorm",
     "Conv2d",
@@ -20,9 +22,12 @@ __all__ = [
     "Layer",
     "LeakyReLU",
     "MaxPool2d",
+    "Maxout",
     "ReLU",
     "Residual",
     "Sequential",
+    "Sigmoid",
+    "Tanh",
 ]
 
 REGISTRY: dict[str, type[Layer]] = {name: globals()[name] for name in __all__ if name != "Layer"}

@@ -34,3 +34,39 @@ class LeakyReLU(Layer):
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         return net.apply("leaky_relu", x=x, slope=self.slope)["y"]
+
+
+@dataclass(frozen=True)
+class ELU(Layer):
+    """y = x for x > 0, alpha (exp(x) - 1) otherwise, 0 <= alpha <= 1e6; the gradient at exactly 0
+    is alpha (Clevert et al. 2016; cs231n, neural networks 1)."""
+
+    alpha: float = 1.0
+    rectifies: ClassVar[bool | None] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, alpha=number("alpha", self.alpha, 0, 1e6))
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        return net.apply("elu", x=x, alpha=self.alpha)["y"]
+
+
+@dataclass(frozen=True)
+class Sigmoid(Layer):
+    """y = 1 / (1 + exp(-x)) (cs231n, neural networks 1)."""
+
+    rectifies: ClassVar[bool | None] = False
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        return net.apply("sigmoid", x=x)["y"]
+
+
+@dataclass(frozen=True)
+class Tanh(Layer):
+    """y = tanh(x) (cs231n, neural networks 1)."""
+
+    rectifies: ClassVar[bool | None] = False
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        return net.apply("tanh", x=x)["y"]

@@ -1,0 +1,70 @@
+#include "tanh.h"
+
+#include "elementwise.h"
+#include "vmath.h"
+
+static const char *forward_check(const void *args) {
+    const tanh_forward *a = args;
+    if (!elementwise_batch(a->x)) return "x must have at least one element";
+    if (!cn_same(a->y, a->x)) return "y must have the shape of x";
+    return NULL;
+}
+
+static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
+    return elementwise_chunks(((const tanh_forward *)args)->x, n);
+}
+
+static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const tanh_forward *a = args;
+    const real *x = a->x.data;
+    real *y = a->y.data;
+    ptrdiff_t end = elementwise_end(a->x, step->n, chunk);
+    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL)
+        v_store_n(y + i, v_tanh(v_load_n(x + i, end - i)), end - i);
+}
+
+static const char *backward_check(const void *args) {
+    const tanh_backward *a = args;
+    if (!elementwise_batch(a->y)) return "y must have at least one element";
+    if (!cn_same(a->dy, a->y)) return "dy must have the shape of y";
+    if (!cn_same(a->dx, a->y)) return "dx must have the shape of y";
+    return NULL;
+}
+
+static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
+    return elementwise_chunks(((const tanh_backward *)args)->y, n);
+}
+
+static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const tanh_backward *a = args;
+    const real *y = a->y.data, *dy = a->dy.data;
+    real *dx = a->dx.data;
+    ptrdiff_t end = elementwise_end(a->y, step->n, chunk);
+    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
+        vec v = v_load_n(y + i, end - i);
+        v_store_n(dx + i, v_load_n(dy + i, end - i) * ((1 - v) * (1 + v)), end - i);
+    }
+}
+
+#define CN_ARGS_TYPE tanh_forward
+static const cn_kernel forward = {
+    .name = "tanh_forward",
+    .args_size = sizeof(tanh_forward),
+    .fields = CN_TABLE(TANH_FORWARD),
+    .check = forward_check,
+    .stages = {{forward_chunks, forward_run}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE tanh_backward
+static const cn_kernel backward = {
+    .name = "tanh_backward",
+    .args_size = sizeof(tanh_backward),
+    .fields = CN_TABLE(TANH_BACKWARD),
+    .check = backward_check,
+    .stages = {{backward_chunks, backward_run}},
+};
+#undef CN_ARGS_TYPE
+
+const cn_kernel *const CN(tanh)[] = {&forward, &backward, NULL};
