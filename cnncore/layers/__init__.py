@@ -8,10 +8,11 @@ from .containers import Residual, Sequential
 from .conv2d import Conv2d
 from .dropout import Dropout
 from .flatten import Flatten
-from .pooling import GlobalAvgPool2d, MaxPool2d
+from .pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
     "Affine",
+    "AvgPool2d",
     "BatchNorm",
     "Conv2d",
     "Dropout",
