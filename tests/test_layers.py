@@ -1,4 +1,4 @@
-"""Models of average pooling."""
+"""Models of average pooling and concatenated branches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import cnncore as cnn
-from cnncore import _core
+from cnncore import _core, config
 from cnncore.interpret import Interpreter
 from cnncore.plan import PARAMETERS, STATISTICS
 from cnncore.program import Batches
@@ -19,10 +19,42 @@ POOLED = [
     cnn.Conv2d(4, 3, padding="same"), cnn.ReLU(), cnn.AvgPool2d(3, 2, 1), cnn.Conv2d(3, 2),
     cnn.AvgPool2d((2, 1), padding="same"), *HEAD,
 ]  # fmt: skip
+INCEPTION = [
+    cnn.Conv2d(4, 3, padding=1, name="stem"), cnn.ReLU(),
+    cnn.Concat(
+        [
+            cnn.Conv2d(2, 1),
+            [cnn.Conv2d(3, 1), cnn.ReLU(), cnn.Conv2d(2, 3, padding="same")],
+            [cnn.AvgPool2d(3, 1, "same"), cnn.Conv2d(1, 1, name="project")],
+            [],
+        ]
+    ),
+    cnn.BatchNorm(), cnn.ReLU(), cnn.GlobalAvgPool2d(), cnn.Affine(3),
+]  # fmt: skip
+DENSE = [
+    cnn.Concat([[], cnn.Conv2d(3, 3, padding=1)]), cnn.ReLU(),
+    cnn.Concat([[], [cnn.BatchNorm(), cnn.ReLU(), cnn.Conv2d(2, 3, padding=1)]]), *HEAD,
+]  # fmt: skip
 NETS = {
     "pooled": POOLED,
     "pool first": [cnn.AvgPool2d(2), *HEAD],
-}
+    "inception": INCEPTION,
+    "dense": DENSE,
+    "input second": [cnn.Concat([cnn.Conv2d(3, 3, padding=1), []]), *HEAD],
+    "features": [
+        cnn.Flatten(), cnn.Concat([cnn.Affine(4), [cnn.Affine(3), cnn.ReLU()], []]), cnn.Affine(3)
+    ],
+    "scores": [cnn.Flatten(), cnn.Concat([cnn.Affine(1), cnn.Affine(2)])],
+    "nested": [
+        cnn.Residual([cnn.Concat([cnn.Conv2d(1, 1), cnn.Conv2d(1, 3, padding=1)])]),
+        cnn.Concat([cnn.Concat([[], cnn.ReLU()]), cnn.Residual([cnn.Conv2d(2, 1)])]), *HEAD,
+    ],
+    "same twice": [cnn.Conv2d(2, 2), cnn.Concat([[], []]), *HEAD],
+    "relu beside its input": [cnn.Conv2d(2, 2), cnn.Concat([cnn.ReLU(), []]), *HEAD],
+    "two flattened": [
+        cnn.Conv2d(2, 2), cnn.Concat([cnn.Flatten(), cnn.GlobalAvgPool2d()]), cnn.Affine(3)
+    ],
+}  # fmt: skip
 every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 
 
@@ -57,7 +89,7 @@ def test_a_trained_model_is_saved_and_loaded(tmp_path, net):
     assert again.scores(X).tobytes() == model.scores(X).tobytes()
 
 
-@pytest.mark.parametrize("name", ["pooled", "pool first"])
+@pytest.mark.parametrize("name", ["inception", "pooled"])
 def test_threads_do_not_change_training(name):
     x = np.tile(X, (4, 3, 3, 1)).astype(np.float32)
     found = set()
@@ -75,9 +107,9 @@ def test_threads_do_not_change_training(name):
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("name", ["pooled", "pool first"])
+@pytest.mark.parametrize("name", ["dense", "input second", "nested", "pool first"])
 def test_parameters_have_the_same_gradients_without_the_inputs(name):
-    """The input's gradient is then not made."""
+    """The input's gradient is then not made: a part of a concatenation has none."""
     model = model_of(NETS[name])
     _, alone = model.loss_and_gradients(X, Y)
     examples = model.labelled(X, Y)
@@ -124,6 +156,43 @@ def test_pooling_takes_lists(pool):
     assert model_of([layer, *HEAD]).scores(X).shape == (12, 3)
 
 
+# Branches side by side.
+
+
+def test_branches_stand_in_their_order():
+    model = model_of([cnn.Flatten(), cnn.Concat([cnn.Affine(2), [], cnn.Affine(3)])], "float32")
+    x = X.astype(np.float32)
+    scores = model.scores(x)
+    flat = x.reshape(12, -1)
+    assert scores.shape == (12, 2 + 84 + 3)
+    assert scores[:, 2:86].tobytes() == flat.tobytes()
+    np.testing.assert_allclose(scores[:, :2], flat @ model["1.0.0.w"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores[:, 86:], flat @ model["1.2.0.w"], rtol=1e-4, atol=1e-5)
+
+
+def test_paths_and_summary():
+    model = model_of(INCEPTION)
+    assert {"2.0.0.w", "2.1.0.b", "2.1.2.w", "2.2.project.w"} <= set(model.paths())
+    assert model["2.1.2.w"].shape == (3, 3, 3, 2)
+    assert model["3.gamma"].shape == (2 + 2 + 1 + 4,)
+    row = next(line.split() for line in model.summary().splitlines() if "Concat" in line)
+    assert row[:5] == ["2", "Concat", "(7,", "6,", "9)"]
+
+
+def test_a_relu_behind_the_concatenation_counts_for_initialization():
+    for after, factor in (((cnn.ReLU(),), 2), ((), 1)):
+        branches = cnn.Concat([cnn.Affine(400), [cnn.BatchNorm(), cnn.Affine(400)]])
+        model = model_of([cnn.Flatten(), branches, *after, cnn.Affine(3)])
+        for path in ("1.0.0.w", "1.1.1.w"):
+            assert model[path].var() == pytest.approx(factor / 84, rel=0.05)
+
+
+def test_equal_branches_are_equal_whatever_they_were_written_in():
+    layer = cnn.Affine(3)
+    assert cnn.Concat([layer, []]) == cnn.Concat(([layer], ()))
+    assert hash(cnn.Concat([layer, []])) == hash(cnn.Concat(((layer,), [])))
+
+
 # Wrong calls.
 
 WRONG = [
@@ -136,6 +205,24 @@ WRONG = [
     (lambda: model_of([cnn.AvgPool2d(8)]), ValueError, "layer '0' .AvgPool2d.*does not fit"),
     (lambda: model_of([cnn.Flatten(), cnn.AvgPool2d(2)]), ValueError, "layer '1'.*h, w, c"),
     (lambda: cnn.ops.avg_pool2d.backward(dy=X, x=X, size=2), ValueError, "dy has shape"),
+    (lambda: cnn.Concat([]), ValueError, "at least two branches, not 0"),
+    (lambda: cnn.Concat([[cnn.ReLU(), cnn.ReLU()]]), ValueError, "at least two branches, not 1"),
+    (lambda: cnn.Concat(cnn.ReLU()), TypeError, "Concat must be a list of branches, not ReLU"),
+    (lambda: cnn.Concat([[], "relu"]), TypeError, "Concat branch 1 must be a list of layers"),
+    (lambda: cnn.Concat([[cnn.ReLU(), cnn.ReLU], []]), TypeError,
+     r"Concat branch 0\[1\] must be a layer, not ReLU; write ReLU\(...\)"),
+    (lambda: model_of([cnn.ReLU(), cnn.Concat([[], cnn.ReLU(), cnn.Conv2d(4, 3)])]), ValueError,
+     r"layer '1' \(Concat\): branch 0 gives \(7, 6, 2\) an example, branch 2 \(5, 4, 4\)"),
+    (lambda: model_of([cnn.Concat([[], cnn.Flatten()], name="join")]), ValueError,
+     r"layer 'join' \(Concat\): branch 0 gives \(7, 6, 2\) an example, branch 1 \(84,\)"),
+    (lambda: model_of([cnn.Concat([[], [cnn.ReLU(), cnn.Conv2d(4, 9)]])]), ValueError,
+     r"layer '0\.1\.1' \(Conv2d\).*does not fit"),
+    (lambda: cnn.ops.concat.forward(x0=X, x1=X[:, 1:]), ValueError, "x1 has shape"),
+    (lambda: cnn.ops.concat.forward(x0=X[0], x1=X[0]), ValueError, "x0 has shape"),
+    (lambda: cnn.ops.concat.backward(dy=X, x0=X, x1=X), ValueError, "dy has shape"),
+    (lambda: config.from_json({"type": "Concat", "branches": 3}), ValueError, "list of branches"),
+    (lambda: config.from_json({"type": "Concat", "branches": [[], [3]]}), ValueError,
+     r"branch 1\[0\] must be a layer"),
 ]  # fmt: skip
 
 
@@ -157,6 +244,18 @@ RECORDS = [
     ("avg_pool2d_backward", {"dx": (1, 4, 4, 3), "dy": (1, 2, 2, 3)},
      POOL | {"padding": (0, 0, 0, 2)}, "smaller than the window"),
     ("avg_pool2d_backward", {"dx": (1, 1, 4, 3), "dy": (1, 2, 2, 3)}, POOL, "larger than"),
+    ("concat_forward", {"x0": (2, 3), "x1": (2, 4), "y": (2, 7)}, {}, None),
+    ("concat_forward", {"x0": (2, 3), "x1": (2, 4), "y": (2, 8)}, {}, "channels of x0 and x1"),
+    ("concat_forward", {"x0": (2, 7), "x1": (2, 4), "y": (2, 7)}, {}, "x0 must"),
+    ("concat_forward", {"x0": (2, 3), "x1": (3, 4), "y": (2, 7)}, {}, "x1 must"),
+    ("concat_forward", {"x0": (2, 3), "y": (2, 7)}, {}, "x1 must"),
+    ("concat_forward", {"x0": (2, 3), "x1": (2, 4), "y": (2, 1, 7)}, {}, "y must"),
+    ("concat_backward", {"dy": (2, 7), "dx0": (2, 3)}, {}, None),
+    ("concat_backward", {"dy": (2, 7), "dx1": (2, 3)}, {}, None),
+    ("concat_backward", {"dy": (2, 7)}, {}, "dx0 or dx1"),
+    ("concat_backward", {"dy": (2, 7), "dx0": (2, 0)}, {}, "dx0 must"),
+    ("concat_backward", {"dy": (2, 7), "dx1": (2, 1, 3)}, {}, "dx1 must"),
+    ("concat_backward", {"dy": (2, 7), "dx0": (2, 3), "dx1": (2, 3)}, {}, "dy must"),
 ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from .activations import LeakyReLU, ReLU
 from .affine import Affine
 from .base import Layer
 from .batchnorm import BatchNorm
-from .containers import Residual, Sequential
+from .containers import Concat, Residual, Sequential
 from .conv2d import Conv2d
 from .dropout import Dropout
 from .flatten import Flatten
@@ -14,6 +14,7 @@ __all__ = [
     "Affine",
     "AvgPool2d",
     "BatchNorm",
+    "Concat",
     "Conv2d",
     "Dropout",
     "Flatten",
