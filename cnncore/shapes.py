@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 Shape = tuple[int, ...]
 Padding = tuple[int, int, int, int]
 
@@ -64,6 +66,13 @@ def pair(name: str, value: Any, least: int = 1) -> tuple[int, int]:
         return integer(name, value[0], least), integer(name, value[1], least)
     both = integer(name, value, least)
     return both, both
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool; TypeError unless it is one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
 
 
 def tuples(value: Any) -> Any:

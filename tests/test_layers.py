@@ -1,4 +1,4 @@
-"""Models of average pooling and concatenated branches."""
+"""Models of average pooling, concatenated branches and both forms of dropout."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ DENSE = [
     cnn.Concat([[], cnn.Conv2d(3, 3, padding=1)]), cnn.ReLU(),
     cnn.Concat([[], [cnn.BatchNorm(), cnn.ReLU(), cnn.Conv2d(2, 3, padding=1)]]), *HEAD,
 ]  # fmt: skip
+FIRST_FORM = [
+    cnn.Flatten(), cnn.Dropout(0.6, inverted=False), cnn.Affine(8), cnn.ReLU(),
+    cnn.Dropout(0.5, inverted=False), cnn.Affine(3),
+]  # fmt: skip
+INVERTED = [
+    cnn.Dropout(layer.keep_prob) if isinstance(layer, cnn.Dropout) else layer
+    for layer in FIRST_FORM
+]
 NETS = {
     "pooled": POOLED,
     "pool first": [cnn.AvgPool2d(2), *HEAD],
@@ -54,6 +62,8 @@ NETS = {
     "two flattened": [
         cnn.Conv2d(2, 2), cnn.Concat([cnn.Flatten(), cnn.GlobalAvgPool2d()]), cnn.Affine(3)
     ],
+    "first form": FIRST_FORM,
+    "inverted": INVERTED,
 }  # fmt: skip
 every_net = pytest.mark.parametrize("net", NETS.values(), ids=NETS)
 
@@ -89,7 +99,7 @@ def test_a_trained_model_is_saved_and_loaded(tmp_path, net):
     assert again.scores(X).tobytes() == model.scores(X).tobytes()
 
 
-@pytest.mark.parametrize("name", ["inception", "pooled"])
+@pytest.mark.parametrize("name", ["inception", "pooled", "first form"])
 def test_threads_do_not_change_training(name):
     x = np.tile(X, (4, 3, 3, 1)).astype(np.float32)
     found = set()
@@ -193,6 +203,53 @@ def test_equal_branches_are_equal_whatever_they_were_written_in():
     assert hash(cnn.Concat([layer, []])) == hash(cnn.Concat(((layer,), [])))
 
 
+# Dropout.
+
+
+def dropped(model, t):
+    """What the net's first dropout layer gives in iteration t."""
+    steps = model.stepping(X, Y, t)
+    return next(results["y"].copy() for op, results in steps if op.op == "dropout")
+
+
+def at_test(model):
+    return model.activations(X, ["1"])["1"]
+
+
+@pytest.mark.parametrize("net", [FIRST_FORM, INVERTED], ids=["first form", "inverted"])
+def test_the_expectation_in_training_is_the_value_at_test_time(net):
+    model = model_of(net)
+    steps, keep = 600, 0.6
+    test = at_test(model)
+    mean = sum(dropped(model, t) for t in range(1, steps + 1)) / steps
+    deviation = abs(test) * np.sqrt((1 - keep) / keep / steps)
+    assert (abs(mean - test) <= 5 * deviation).all()
+    assert not (abs(mean - 1.2 * test) <= 5 * deviation).all()
+
+
+def test_both_forms_share_the_mask_and_differ_by_keep_prob():
+    first, inverted = (dropped(model_of(net), 7) for net in (FIRST_FORM, INVERTED))
+    kept = first != 0
+    assert 0.5 < kept.mean() < 0.7
+    assert (first[kept] == X.reshape(12, -1)[kept]).all()
+    np.testing.assert_allclose(inverted * 0.6, first, rtol=1e-15)
+    first, inverted = (at_test(model_of(net)) for net in (FIRST_FORM, INVERTED))
+    np.testing.assert_allclose(inverted * 0.6, first, rtol=1e-15)
+
+
+def test_predictions_scale_in_the_first_form_only():
+    kernels = [op.kernel for op in model_of(FIRST_FORM).plan("scores").ops]
+    assert kernels.count("scale_forward") == 2
+    kernels = [op.kernel for op in model_of(INVERTED).plan("scores").ops]
+    assert not {"scale_forward", "dropout_forward"} & set(kernels)
+
+
+def test_a_numpy_bool_is_a_bool():
+    layer = cnn.Dropout(0.5, np.bool_(False))
+    assert config.from_json(config.to_json(layer)) == layer == cnn.Dropout(0.5, inverted=False)
+    assert config.from_json({"type": "Dropout", "keep_prob": 0.5}) == cnn.Dropout(0.5)
+
+
 # Wrong calls.
 
 WRONG = [
@@ -220,6 +277,11 @@ WRONG = [
     (lambda: cnn.ops.concat.forward(x0=X, x1=X[:, 1:]), ValueError, "x1 has shape"),
     (lambda: cnn.ops.concat.forward(x0=X[0], x1=X[0]), ValueError, "x0 has shape"),
     (lambda: cnn.ops.concat.backward(dy=X, x0=X, x1=X), ValueError, "dy has shape"),
+    (lambda: cnn.Dropout(0.5, inverted=0), TypeError, "inverted must be True or False, not 0"),
+    (lambda: cnn.Dropout(0.5, inverted=None), TypeError, "inverted must be True or False"),
+    (lambda: cnn.ops.dropout.forward(x=X, keep_prob=0.5, inverted=2), TypeError, "inverted must"),
+    (lambda: cnn.ops.scale.forward(x=X, factor=0), ValueError, "factor must lie in"),
+    (lambda: cnn.ops.scale.forward(x=X, factor=1.5), ValueError, "factor must lie in"),
     (lambda: config.from_json({"type": "Concat", "branches": 3}), ValueError, "list of branches"),
     (lambda: config.from_json({"type": "Concat", "branches": [[], [3]]}), ValueError,
      r"branch 1\[0\] must be a layer"),
@@ -256,6 +318,11 @@ RECORDS = [
     ("concat_backward", {"dy": (2, 7), "dx0": (2, 0)}, {}, "dx0 must"),
     ("concat_backward", {"dy": (2, 7), "dx1": (2, 1, 3)}, {}, "dx1 must"),
     ("concat_backward", {"dy": (2, 7), "dx0": (2, 3), "dx1": (2, 3)}, {}, "dy must"),
+    ("scale_forward", {"x": (2, 3), "y": (2, 3)}, {"factor": 1.0}, None),
+    ("scale_forward", {"x": (2, 3), "y": (3, 2)}, {"factor": 1.0}, "shape of the input"),
+    ("scale_backward", {"dy": (2, 3), "dx": (2, 3)}, {"factor": np.nan}, "factor must"),
+    ("dropout_forward", {"x": (2, 3), "y": (2, 3)},
+     {"keep_prob": 0.5, "ordinal": 0, "inverted": 2}, "inverted must"),
 ]  # fmt: skip
 
 
