@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 Shape = tuple[int, ...]
 Padding = tuple[int, int, int, int]
 
@@ -66,6 +68,18 @@ def pair(name: str, value: Any, least: int = 1) -> tuple[int, int]:
     return both, both
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool; TypeError unless it is one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def tuples(value: Any) -> Any:
+    """Lists, nested or not, as tuples: declarations are hashed."""
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
 def window_padding(value: Any, size: Sequence[int], stride: Sequence[int], image: Shape) -> Padding:
     """Padding as (top, bottom, left, right).
 
@@ -106,6 +120,20 @@ def window_positions(image: Shape, size: Sequence[int], stride: Sequence[int], p
             )
         positions.append(space // stride[axis] + 1)
     return tuple(positions)
+
+
+def pooling(x: Shape, size: Any, stride: Any, padding: Any) -> tuple[Shape, dict[str, Any]]:
+    """Result shape and canonical attributes of pooling (n, h, w, c); stride None means size.
+
+    Padding is smaller than the window, so that every window holds a pixel of the image."""
+    expect_rank("x", x, (4,), "(n, h, w, c)")
+    window = pair("size", size)
+    steps = window if stride is None else pair("stride", stride)
+    border = window_padding(padding, window, steps, x[1:3])
+    if max(border[:2]) >= window[0] or max(border[2:]) >= window[1]:
+        raise ValueError(f"padding {border} must be smaller than the window {window}")
+    y = (x[0], *window_positions(x[1:3], window, steps, border), x[3])
+    return y, {"size": window, "stride": steps, "padding": border}
 
 
 def expect(name: str, shape: Shape, expected: Shape, meaning: str) -> None:

@@ -4,17 +4,19 @@ from .activations import ELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .affine import Affine
 from .base import Layer
 from .batchnorm import BatchNorm
-from .containers import Residual, Sequential
+from .containers import Concat, Residual, Sequential
 from .conv2d import Conv2d
 from .dropout import Dropout
 from .flatten import Flatten
 from .maxout import Maxout
-from .pooling import GlobalAvgPool2d, MaxPool2d
+from .pooling import AvgPool2d, GlobalAvgPool2d, MaxPool2d
 
 __all__ = [
     "ELU",
     "Affine",
+    "AvgPool2d",
     "BatchNorm",
+    "Concat",
     "Conv2d",
     "Dropout",
     "Flatten",

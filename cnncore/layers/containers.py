@@ -85,3 +85,40 @@ class Residual(Container):
         y = net.apply("add", x0=y, x1=short)["y"]
         net.layers.append((net.path, "Residual", y))
         return y
+
+
+@dataclass(frozen=True)
+class Concat(Container):
+    """The branches' outputs side by side, along the channels and in the branches' order: Inception
+    (Szegedy et al. 2014), DenseNet (Huang et al. 2016).
+
+    branches: two or more, each a list of layers or one layer, that all read the same input; an
+    empty list hands it on as it is. Paths: "4.0.1.w" for the second layer of the first branch."""
+
+    branches: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.branches, (list, tuple)):
+            kind = type(self.branches).__name__
+            raise TypeError(f"Concat must be a list of branches, not {kind}")
+        if len(self.branches) < 2:
+            raise ValueError(f"Concat needs at least two branches, not {len(self.branches)}")
+        each = enumerate(self.branches)
+        settle(self, branches=tuple(as_layers(f"Concat branch {i}", b) for i, b in each))
+
+    def emit(self, net: Builder, x: Tensor) -> Tensor:
+        parts = []
+        for i, branch in enumerate(self.branches):
+            with net.scope(str(i)):
+                parts.append(emit_all(branch, net, x))
+        y = parts[0]
+        for i, part in enumerate(parts[1:], 1):
+            if part.shape[1:-1] != y.shape[1:-1]:
+                raise ValueError(
+                    f"layer {net.path!r} (Concat): branch 0 gives {parts[0].shape[1:]} an example, "
+                    f"branch {i} {part.shape[1:]}; they must be equal but for the channels"
+                )
+            y = net.apply("concat", x0=y, x1=part)["y"]
+        net.layers.append((net.path, "Concat", y))
+        return y

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from .. import init
 from ..plan import Builder, Tensor
-from ..shapes import integer, pair, settle
+from ..shapes import integer, pair, settle, tuples
 from .base import Layer
 
 
@@ -31,9 +31,7 @@ class Conv2d(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         settle(self, k=integer("k", self.k), size=pair("size", self.size))
-        settle(self, stride=pair("stride", self.stride))
-        if isinstance(self.padding, list):
-            settle(self, padding=_tuples(self.padding))
+        settle(self, stride=pair("stride", self.stride), padding=tuples(self.padding))
         init.resolve(self.init, True)
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
@@ -44,7 +42,3 @@ class Conv2d(Layer):
         w = net.parameter("w", shape, fill, penalized=True)
         b = net.parameter("b", (self.k,), 0.0) if self.bias else None
         return net.apply("conv2d", x=x, w=w, b=b, stride=self.stride, padding=self.padding)["y"]
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,4 +1,5 @@
-"""Inverted dropout (Srivastava et al. 2014): kept elements are divided by keep_prob.
+"""Dropout (Srivastava et al. 2014): inverted, kept elements are divided by keep_prob; in its first
+form they stay as they are, and all elements are multiplied by keep_prob at test time (`scale`).
 
 keep_prob is the probability to keep an element, the p of cs231n's notes. An element is kept if its
 16-bit draw is below round(65536 keep_prob); the mask depends on seed, iteration t, the layer's
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..shapes import Shape, expect_rank, integer, number
+from ..shapes import Shape, expect_rank, flag, integer, number
 from . import philox
 from .case import Array, Case, Inferred
 
@@ -19,17 +20,18 @@ STEP = ("seed", "t")
 IN_PLACE = {"y": "x", "dx": "dy"}
 
 
-def infer(x: Shape, keep_prob: Any, ordinal: Any = 0) -> Inferred:
+def infer(x: Shape, keep_prob: Any, ordinal: Any = 0, inverted: Any = True) -> Inferred:
     expect_rank("x", x, (1, 2, 3, 4), "(n, ...)")
     keep = number("keep_prob", keep_prob, 0, 1, open_low=True)
     if round(65536 * keep) < 1:
         raise ValueError(f"keep_prob must be at least 2^-17, not {keep!r}")
     place = integer("ordinal", ordinal, 0, 2**24 - 1)
-    return Inferred({"y": x}, {"keep_prob": keep, "ordinal": place})
+    settings = {"keep_prob": keep, "ordinal": place, "inverted": flag("inverted", inverted)}
+    return Inferred({"y": x}, settings)
 
 
-def infer_backward(dy: Shape, keep_prob: Any, ordinal: Any = 0) -> Inferred:
-    return Inferred({"dx": dy}, infer(dy, keep_prob, ordinal).attributes)
+def infer_backward(dy: Shape, keep_prob: Any, ordinal: Any = 0, inverted: Any = True) -> Inferred:
+    return Inferred({"dx": dy}, infer(dy, keep_prob, ordinal, inverted).attributes)
 
 
 def mask(shape: Shape, keep_prob: float, ordinal: int, seed: int, t: int) -> Array:
@@ -39,31 +41,37 @@ def mask(shape: Shape, keep_prob: float, ordinal: int, seed: int, t: int) -> Arr
 
 
 def forward(
-    x: Array, keep_prob: float, ordinal: int = 0, seed: int = 0, t: int = 1
+    x: Array, keep_prob: float, ordinal: int = 0, inverted: bool = True, seed: int = 0, t: int = 1
 ) -> dict[str, Array]:
-    return {"y": np.where(mask(x.shape, keep_prob, ordinal, seed, t), x / keep_prob, 0)}
+    kept = x / keep_prob if inverted else x
+    return {"y": np.where(mask(x.shape, keep_prob, ordinal, seed, t), kept, 0)}
 
 
 def backward(
-    dy: Array, keep_prob: float, ordinal: int = 0, seed: int = 0, t: int = 1
+    dy: Array, keep_prob: float, ordinal: int = 0, inverted: bool = True, seed: int = 0, t: int = 1
 ) -> dict[str, Array]:
-    return {"dx": np.where(mask(dy.shape, keep_prob, ordinal, seed, t), dy / keep_prob, 0)}
+    kept = dy / keep_prob if inverted else dy
+    return {"dx": np.where(mask(dy.shape, keep_prob, ordinal, seed, t), kept, 0)}
 
 
 def forward_bound(
-    x: Array, keep_prob: float, ordinal: int = 0, seed: int = 0, t: int = 1
+    x: Array, keep_prob: float, ordinal: int = 0, inverted: bool = True, seed: int = 0, t: int = 1
 ) -> dict[str, Array]:
-    return {"y": 2 * abs(forward(x, keep_prob, ordinal, seed, t)["y"])}
+    return {"y": 2 * abs(forward(x, keep_prob, ordinal, inverted, seed, t)["y"])}
 
 
 def backward_bound(
-    dy: Array, keep_prob: float, ordinal: int = 0, seed: int = 0, t: int = 1
+    dy: Array, keep_prob: float, ordinal: int = 0, inverted: bool = True, seed: int = 0, t: int = 1
 ) -> dict[str, Array]:
-    return {"dx": 2 * abs(backward(dy, keep_prob, ordinal, seed, t)["dx"])}
+    return {"dx": 2 * abs(backward(dy, keep_prob, ordinal, inverted, seed, t)["dx"])}
 
 
-def cost(x: Shape, keep_prob: float, ordinal: int = 0) -> tuple[int, int]:
+def cost(x: Shape, keep_prob: float, ordinal: int = 0, inverted: bool = True) -> tuple[int, int]:
     return prod(x), 2 * prod(x)
+
+
+def _first_form(name: str, x: Shape, keep_prob: float, step: dict[str, int]) -> Case:
+    return Case(name, {"x": x}, {"keep_prob": keep_prob, "ordinal": 3, "inverted": False}, step)
 
 
 CASES = [
@@ -72,4 +80,6 @@ CASES = [
     Case("keeps all", {"x": (5, 13)}, {"keep_prob": 1.0}, {"seed": 7, "t": 2}),
     Case("image", {"x": (2, 5, 7, 3)}, {"keep_prob": 0.25}, {"seed": 7, "t": 2**33 + 1}),
     Case("several chunks", {"x": (3, 17001)}, {"keep_prob": 0.9}, {"seed": 3, "t": 4}),
+    _first_form("not inverted", (3, 7), 0.7, {"seed": 2**63 + 5, "t": 9}),
+    _first_form("not inverted, several chunks", (3, 17001), 0.25, {"seed": 3, "t": 4}),
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..shapes import Shape, expect, expect_rank, pair, window_padding, window_positions
+from ..shapes import Shape, expect, pair, pooling
 from .case import Array, Case, Draw, Inferred
 
 DTYPES = {"winner": "uint16"}
@@ -16,16 +16,10 @@ DTYPES = {"winner": "uint16"}
 
 def infer(x: Shape, size: Any = 2, stride: Any = None, padding: Any = 0) -> Inferred:
     """size, stride (default: size) and padding as in `shapes`; padding smaller than the window."""
-    expect_rank("x", x, (4,), "(n, h, w, c)")
-    window = pair("size", size)
-    steps = window if stride is None else pair("stride", stride)
-    if prod(window) > 65535:
-        raise ValueError(f"size must be at most 65535 pixels, not {window}")
-    border = window_padding(padding, window, steps, x[1:3])
-    if max(border[:2]) >= window[0] or max(border[2:]) >= window[1]:
-        raise ValueError(f"padding {border} must be smaller than the window {window}")
-    y = (x[0], *window_positions(x[1:3], window, steps, border), x[3])
-    return Inferred({"y": y, "winner": y}, {"size": window, "stride": steps, "padding": border})
+    y, attributes = pooling(x, size, stride, padding)
+    if prod(attributes["size"]) > 65535:
+        raise ValueError(f"size must be at most 65535 pixels, not {attributes['size']}")
+    return Inferred({"y": y, "winner": y}, attributes)
 
 
 def infer_backward(

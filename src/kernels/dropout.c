@@ -6,18 +6,20 @@
 /* Elements that one call of the generator decides: 8 for each of its lanes. */
 enum { GROUP = 8 * CN_PHILOX_LANES };
 
-static const char *check(cn_tensor in, cn_tensor out, double keep_prob, ptrdiff_t ordinal) {
+static const char *check(cn_tensor in, cn_tensor out, double keep_prob, ptrdiff_t ordinal,
+                         ptrdiff_t inverted) {
     if (!elementwise_batch(in)) return "the input must have at least one element";
     if (!cn_same(out, in)) return "the result must have the shape of the input";
     if (!(keep_prob >= 0.5 / 65536 && keep_prob <= 1)) return "keep_prob must lie in (0, 1]";
     if (ordinal < 0 || ordinal >= 1 << 24) return "ordinal must lie in 0 .. 2^24-1";
+    if (inverted != 0 && inverted != 1) return "inverted must be 0 or 1";
     return NULL;
 }
 
 static void keep_or_drop(const real *in, real *out, ptrdiff_t from, ptrdiff_t end, double keep_prob,
-                         ptrdiff_t ordinal, const cn_step *step) {
+                         ptrdiff_t ordinal, ptrdiff_t inverted, const cn_step *step) {
     const uint32_t threshold = (uint32_t)(65536 * keep_prob + 0.5);
-    const real scale = (real)(1 / keep_prob);
+    const real scale = inverted ? (real)(1 / keep_prob) : 1;
     uint32_t words[4][CN_PHILOX_LANES];
     uint16_t draws[GROUP];
     for (ptrdiff_t i = from; i < end; i += GROUP) {
@@ -36,7 +38,7 @@ static void keep_or_drop(const real *in, real *out, ptrdiff_t from, ptrdiff_t en
 
 static const char *forward_check(const void *args) {
     const dropout_forward *a = args;
-    return check(a->x, a->y, a->keep_prob, a->ordinal[0]);
+    return check(a->x, a->y, a->keep_prob, a->ordinal[0], a->inverted[0]);
 }
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
@@ -47,12 +49,13 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     (void)scratch;
     const dropout_forward *a = args;
     keep_or_drop(a->x.data, a->y.data, chunk * ELEMENTWISE_CHUNK,
-                 elementwise_end(a->x, step->n, chunk), a->keep_prob, a->ordinal[0], step);
+                 elementwise_end(a->x, step->n, chunk), a->keep_prob, a->ordinal[0], a->inverted[0],
+                 step);
 }
 
 static const char *backward_check(const void *args) {
     const dropout_backward *a = args;
-    return check(a->dy, a->dx, a->keep_prob, a->ordinal[0]);
+    return check(a->dy, a->dx, a->keep_prob, a->ordinal[0], a->inverted[0]);
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
@@ -63,7 +66,8 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     (void)scratch;
     const dropout_backward *a = args;
     keep_or_drop(a->dy.data, a->dx.data, chunk * ELEMENTWISE_CHUNK,
-                 elementwise_end(a->dy, step->n, chunk), a->keep_prob, a->ordinal[0], step);
+                 elementwise_end(a->dy, step->n, chunk), a->keep_prob, a->ordinal[0],
+                 a->inverted[0], step);
 }
 
 #define CN_ARGS_TYPE dropout_forward

@@ -1,25 +1,13 @@
 #include "max_pool2d.h"
 
 #include "simd.h"
+#include "window.h"
 
 static const char *check(cn_tensor x, cn_tensor y, cn_tensor winner, const ptrdiff_t *size,
                          const ptrdiff_t *stride, const ptrdiff_t *padding) {
-    if (x.rank != 4 || cn_elements(x) < 1) return "x must have shape (n, h, w, c), none of them 0";
-    for (int axis = 0; axis < 2; axis++) {
-        ptrdiff_t before = padding[2 * axis], after = padding[2 * axis + 1];
-        if (size[axis] < 1 || size[axis] > UINT16_MAX) return "size must lie in 1 .. 65535";
-        if (stride[axis] < 1 || stride[axis] >= (ptrdiff_t)1 << 31)
-            return "stride must be at least 1";
-        if (before < 0 || after < 0 || before >= size[axis] || after >= size[axis])
-            return "padding must be smaller than the window and not negative";
-        ptrdiff_t space = x.shape[1 + axis] + before + after - size[axis];
-        if (space < 0) return "the window is larger than the padded image";
-        if (y.rank != 4 || y.shape[1 + axis] != space / stride[axis] + 1)
-            return "y must have the shape that x, size, stride and padding give";
-    }
+    const char *wrong = window_check(x, y, size, stride, padding);
+    if (wrong) return wrong;
     if (size[0] * size[1] > UINT16_MAX) return "the window must have at most 65535 pixels";
-    if (y.shape[0] != x.shape[0] || y.shape[3] != x.shape[3])
-        return "y must have shape (n, p, q, c)";
     if (!cn_same(winner, y)) return "winner must have the shape of y";
     return NULL;
 }
@@ -33,22 +21,6 @@ static ptrdiff_t chunks(const void *args, ptrdiff_t n) {
 static const char *forward_check(const void *args) {
     const max_pool2d_forward *a = args;
     return check(a->x, a->y, a->winner, a->size, a->stride, a->padding);
-}
-
-/* The window's pixels that lie in the image: rows r0 .. r1-1, columns s0 .. s1-1. */
-typedef struct {
-    ptrdiff_t row, column, r0, r1, s0, s1;
-} window;
-
-static window window_at(const max_pool2d_forward *a, ptrdiff_t p, ptrdiff_t q) {
-    window o;
-    o.row = p * a->stride[0] - a->padding[0];
-    o.column = q * a->stride[1] - a->padding[2];
-    o.r0 = cn_max(0, -o.row);
-    o.r1 = cn_min(a->size[0], a->x.shape[1] - o.row);
-    o.s0 = cn_max(0, -o.column);
-    o.s1 = cn_min(a->size[1], a->x.shape[2] - o.column);
-    return o;
 }
 
 /* The largest of up to VL channels over one window, and where it was. */
@@ -80,7 +52,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void
     uint16_t *winner = (uint16_t *)a->winner.data + i * example;
     for (ptrdiff_t p = 0; p < a->y.shape[1]; p++)
         for (ptrdiff_t q = 0; q < a->y.shape[2]; q++, y += c, winner += c) {
-            window o = window_at(a, p, q);
+            window o = window_at(a->x, a->size, a->stride, a->padding, p, q);
             for (ptrdiff_t j = 0; j < c; j += VL) pool(a, image, o, j, y, winner);
         }
 }
