@@ -13,9 +13,16 @@ static const char *check(cn_tensor w, cn_tensor segments) {
     return NULL;
 }
 
-static const char *update_check(cn_tensor w, cn_tensor dw, cn_tensor segments) {
-    if (!cn_same(dw, w)) return "dw must have the shape of w";
-    return check(w, segments);
+/* For sgd and all whose arguments begin as sgd's do. */
+static const char *update_check(const void *args) {
+    const sgd_update *a = args;
+    if (!cn_same(a->dw, a->w)) return "dw must have the shape of w";
+    return check(a->w, a->segments);
+}
+
+static ptrdiff_t update_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    return chunks_of(((const sgd_update *)args)->w);
 }
 
 /* What one chunk and one segment have in common; walks the segments. */
@@ -51,16 +58,6 @@ static int next_piece(pieces *p) {
     return 0;
 }
 
-static const char *sgd_check(const void *args) {
-    const sgd_update *a = args;
-    return update_check(a->w, a->dw, a->segments);
-}
-
-static ptrdiff_t sgd_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    return chunks_of(((const sgd_update *)args)->w);
-}
-
 static void sgd_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const sgd_update *a = args;
@@ -80,12 +77,7 @@ static const char *momentum_check(const void *args) {
     const momentum_update *a = args;
     if (!cn_same(a->v, a->w)) return "v must have the shape of w";
     if (!(a->mu >= 0 && a->mu < 1)) return "mu must lie in [0, 1)";
-    return update_check(a->w, a->dw, a->segments);
-}
-
-static ptrdiff_t momentum_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    return chunks_of(((const momentum_update *)args)->w);
+    return update_check(args);
 }
 
 static void momentum_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -112,12 +104,7 @@ static const char *adam_check(const void *args) {
     if (!(a->beta2 >= 0 && a->beta2 < 1)) return "beta2 must lie in [0, 1)";
     if (!((real)a->eps >= (CN_DOUBLE ? (real)1e-300 : (real)1e-30)))
         return "eps must be at least 1e-30 in float32, 1e-300 in float64";
-    return update_check(a->w, a->dw, a->segments);
-}
-
-static ptrdiff_t adam_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    return chunks_of(((const adam_update *)args)->w);
+    return update_check(args);
 }
 
 /* By repeated squaring: the C library's pow may change from one release to the next. */
@@ -197,16 +184,6 @@ static void penalty_sum(const void *args, const cn_step *step, ptrdiff_t chunk, 
     *(double *)a->penalty.data = sum;
 }
 
-static const char *penalty_backward_check(const void *args) {
-    const l2_penalty_backward *a = args;
-    return update_check(a->w, a->dw, a->segments);
-}
-
-static ptrdiff_t penalty_backward_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    return chunks_of(((const l2_penalty_backward *)args)->w);
-}
-
 static void penalty_backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
                                  void *scratch) {
     (void)step, (void)scratch;
@@ -254,8 +231,8 @@ static const cn_kernel sgd = {
     .name = "sgd_update",
     .args_size = sizeof(sgd_update),
     .fields = CN_TABLE(SGD_UPDATE),
-    .check = sgd_check,
-    .stages = {{sgd_chunks, sgd_run}},
+    .check = update_check,
+    .stages = {{update_chunks, sgd_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE momentum_update
@@ -264,7 +241,7 @@ static const cn_kernel momentum = {
     .args_size = sizeof(momentum_update),
     .fields = CN_TABLE(MOMENTUM_UPDATE),
     .check = momentum_check,
-    .stages = {{momentum_chunks, momentum_run}},
+    .stages = {{update_chunks, momentum_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE adam_update
@@ -273,7 +250,7 @@ static const cn_kernel adam = {
     .args_size = sizeof(adam_update),
     .fields = CN_TABLE(ADAM_UPDATE),
     .check = adam_check,
-    .stages = {{adam_chunks, adam_run}},
+    .stages = {{update_chunks, adam_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE l2_penalty_forward
@@ -291,8 +268,8 @@ static const cn_kernel penalty_backward = {
     .name = "l2_penalty_backward",
     .args_size = sizeof(l2_penalty_backward),
     .fields = CN_TABLE(L2_PENALTY_BACKWARD),
-    .check = penalty_backward_check,
-    .stages = {{penalty_backward_chunks, penalty_backward_run}},
+    .check = update_check,
+    .stages = {{update_chunks, penalty_backward_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE guard_forward

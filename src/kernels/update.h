@@ -18,16 +18,17 @@
 
 #include "kernel.h"
 
+/* All that sgd takes, and what the others' arguments begin with. */
 #define SGD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED) TENSOR(w) TENSOR(dw) TYPED(segments, CN_F64)
 CN_STRUCT(sgd_update, SGD_UPDATE)
 
 #define MOMENTUM_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
-    TENSOR(w) TENSOR(dw) TYPED(segments, CN_F64) TENSOR(v) NUMBER(mu)
+    SGD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED) TENSOR(v) NUMBER(mu)
 CN_STRUCT(momentum_update, MOMENTUM_UPDATE)
 
 #define ADAM_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                            \
-    TENSOR(w)                                                                                      \
-    TENSOR(dw) TYPED(segments, CN_F64) TENSOR(m) TENSOR(v) NUMBER(beta1) NUMBER(beta2) NUMBER(eps)
+    SGD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                                 \
+    TENSOR(m) TENSOR(v) NUMBER(beta1) NUMBER(beta2) NUMBER(eps)
 CN_STRUCT(adam_update, ADAM_UPDATE)
 
 /* penalty = sum over segments of 0.5 l2 sum w^2; backward adds l2 w to dw. */
@@ -36,7 +37,7 @@ CN_STRUCT(adam_update, ADAM_UPDATE)
 CN_STRUCT(l2_penalty_forward, L2_PENALTY_FORWARD)
 
 #define L2_PENALTY_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                    \
-    TENSOR(w) TYPED(segments, CN_F64) TENSOR(dw)
+    SGD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)
 CN_STRUCT(l2_penalty_backward, L2_PENALTY_BACKWARD)
 
 #define GUARD_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED) TYPED(loss, CN_F64) TENSOR(dw)
