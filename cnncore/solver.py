@@ -38,13 +38,13 @@ class Step(NamedTuple):
 class Solver:
     """Trains a model on minibatches.
 
-    train, validation: (x, y), or None. update: SGD, Momentum or Adam. Exactly one of num_epochs
-    and num_iterations. sampling: "shuffle", each epoch a new order of all examples, or
-    "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep" the partial
-    batch at an epoch's end. lr_decay multiplies lr at each epoch's end. num_train_samples: train
-    accuracy is checked on that many, drawn once. restore: at any ending the model gets the "best"
-    parameters and statistics by validation accuracy, then loss, or the "last". verbose: None shows
-    progress in a terminal after two seconds.
+    train, validation: (x, y), or None. update: SGD, Momentum, Nesterov, AdaGrad, RMSProp or Adam.
+    Exactly one of num_epochs and num_iterations. sampling: "shuffle", each epoch a new order of all
+    examples, or "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep"
+    the partial batch at an epoch's end. lr_decay multiplies lr at each epoch's end.
+    num_train_samples: train accuracy is checked on that many, drawn once. restore: at any ending
+    the model gets the "best" parameters and statistics by validation accuracy, then loss, or the
+    "last". verbose: None shows progress in a terminal after two seconds.
 
     Without train, a solver only steps: `step(x, y)`.
 
@@ -74,7 +74,10 @@ class Solver:
             raise TypeError(f"model must be a Model, not {type(model).__name__}")
         if not isinstance(update, Update):
             hint = f"; write {update.__name__}(lr)" if isinstance(update, type) else ""
-            raise TypeError(f"update must be SGD, Momentum or Adam, not {update!r}{hint}")
+            raise TypeError(
+                "update must be SGD, Momentum, Nesterov, AdaGrad, RMSProp or Adam, "
+                f"not {update!r}{hint}"
+            )
         _one_of("sampling", sampling, ("shuffle", "replacement"))
         _one_of("last_batch", last_batch, ("drop", "keep"))
         _one_of("restore", restore, ("best", "last"))

@@ -9,9 +9,12 @@
  *
  *     sgd:       w -= lr g
  *     momentum:  v = mu v - lr g;  w += v
+ *     nesterov:  v = mu v_before - lr g;  w += -mu v_before + (1 + mu) v
+ *     adagrad:   cache += g^2;  w -= lr g / (sqrt(cache) + eps)  (Duchi et al. 2011)
+ *     rmsprop:   cache = decay cache + (1 - decay) g^2;  w -= lr g / (sqrt(cache) + eps)
  *     adam:      m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
- *                w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)  (Kingma and Ba
- * 2015)
+ *                w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+ *                (Kingma and Ba 2015)
  */
 #ifndef CN_UPDATE_H
 #define CN_UPDATE_H
@@ -25,6 +28,18 @@ CN_STRUCT(sgd_update, SGD_UPDATE)
 #define MOMENTUM_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
     SGD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED) TENSOR(v) NUMBER(mu)
 CN_STRUCT(momentum_update, MOMENTUM_UPDATE)
+
+#define NESTEROV_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
+    MOMENTUM_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)
+CN_STRUCT(nesterov_update, NESTEROV_UPDATE)
+
+#define ADAGRAD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                         \
+    SGD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED) TENSOR(cache) NUMBER(eps)
+CN_STRUCT(adagrad_update, ADAGRAD_UPDATE)
+
+#define RMSPROP_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                         \
+    ADAGRAD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED) NUMBER(decay)
+CN_STRUCT(rmsprop_update, RMSPROP_UPDATE)
 
 #define ADAM_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                            \
     SGD_UPDATE(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                                 \
