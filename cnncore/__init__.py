@@ -27,7 +27,7 @@ from .losses import Hinge, MeanSquaredError, Softmax
 from .model import Model, load
 from .solver import Solver
 from .system import get_num_threads, info, set_num_threads, version
-from .updates import L2, SGD, Adam, Momentum
+from .updates import L2, SGD, AdaGrad, Adam, Momentum, Nesterov, RMSProp
 
 if TYPE_CHECKING:
     from . import data
@@ -50,6 +50,7 @@ __all__ = [
     *_layers,
     "L2",
     "SGD",
+    "AdaGrad",
     "Adam",
     "DataFormatError",
     "DivergenceError",
@@ -58,6 +59,8 @@ __all__ = [
     "MeanSquaredError",
     "Model",
     "Momentum",
+    "Nesterov",
+    "RMSProp",
     "Softmax",
     "Solver",
     "__version__",

@@ -17,13 +17,16 @@ from .errors import DivergenceError
 from .model import DTYPES, Model
 from .solver import Solver
 from .system import info, set_num_threads, version
-from .updates import L2, SGD, Adam, Momentum, Update
+from .updates import L2, SGD, AdaGrad, Adam, Momentum, Nesterov, RMSProp, Update
 from .zoo import MODELS
 
 # Each rule with the learning rate to begin with.
 UPDATES: dict[str, tuple[type[Update], float]] = {
+    "adagrad": (AdaGrad, 5e-2),
     "adam": (Adam, 5e-3),
     "momentum": (Momentum, 2e-2),
+    "nesterov": (Nesterov, 5e-2),
+    "rmsprop": (RMSProp, 5e-3),
     "sgd": (SGD, 1e-1),
 }
 EPOCHS = 15

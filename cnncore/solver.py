@@ -42,7 +42,8 @@ class Solver:
 
     train: (x, y), (x, y, weight) with weights of the examples, or None; the loss is the sum of
     weight_i loss_i / n. validation: (x, y) or None. class_weight: None, "balanced" (each class of
-    the training data weighs the same) or a dict of weights by class. update: SGD, Momentum or Adam.
+    the training data weighs the same) or a dict of weights by class. update: SGD, Momentum,
+    Nesterov, AdaGrad, RMSProp or Adam.
     Exactly one of num_epochs and num_iterations. sampling: "shuffle", each epoch a new order of all
     examples, or "replacement", each batch drawn anew (the course's). last_batch: "drop" or "keep"
     the partial batch at an epoch's end. lr_decay multiplies lr at each epoch's end.
@@ -79,7 +80,10 @@ class Solver:
             raise TypeError(f"model must be a Model, not {type(model).__name__}")
         if not isinstance(update, Update):
             hint = f"; write {update.__name__}(lr)" if isinstance(update, type) else ""
-            raise TypeError(f"update must be SGD, Momentum or Adam, not {update!r}{hint}")
+            raise TypeError(
+                "update must be SGD, Momentum, Nesterov, AdaGrad, RMSProp or Adam, "
+                f"not {update!r}{hint}"
+            )
         _one_of("sampling", sampling, ("shuffle", "replacement"))
         _one_of("last_batch", last_batch, ("drop", "keep"))
         _one_of("restore", restore, ("best", "last"))

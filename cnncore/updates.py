@@ -52,6 +52,48 @@ class Momentum(Update):
 
 
 @dataclass(frozen=True)
+class Nesterov(Momentum):
+    """v_before = v; v = mu v - lr dw; w += -mu v_before + (1 + mu) v.
+
+    Nesterov's accelerated gradient, written for the look-ahead point: w stands where the gradient
+    is taken. Source: cs231n, neural networks 3."""
+
+    op: ClassVar[str] = "nesterov"
+
+
+@dataclass(frozen=True)
+class AdaGrad(Update):
+    """cache += dw^2; w -= lr dw / (sqrt(cache) + eps). Duchi et al. 2011, as cs231n has it."""
+
+    op: ClassVar[str] = "adagrad"
+    states: ClassVar[tuple[str, ...]] = ("cache",)
+    lr: float = 1e-2
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, eps=number("eps", self.eps, 0, 1, open_low=True))
+
+
+@dataclass(frozen=True)
+class RMSProp(Update):
+    """cache = decay cache + (1 - decay) dw^2; w -= lr dw / (sqrt(cache) + eps).
+
+    Source: cs231n, neural networks 3, after Tieleman and Hinton 2012."""
+
+    op: ClassVar[str] = "rmsprop"
+    states: ClassVar[tuple[str, ...]] = ("cache",)
+    lr: float = 1e-2
+    decay: float = 0.99
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle(self, decay=number("decay", self.decay, 0, 1, open_high=True))
+        settle(self, eps=number("eps", self.eps, 0, 1, open_low=True))
+
+
+@dataclass(frozen=True)
 class Adam(Update):
     """Kingma and Ba 2015, algorithm 1, with bias correction and epsilon outside the root."""
 

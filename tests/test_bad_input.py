@@ -131,10 +131,14 @@ SOLVERS = [
     (lambda: solver(update=cnn.SGD(float("inf"))), ValueError, "lr must lie in"),
     (lambda: solver(update=cnn.SGD("fast")), TypeError, "lr must be a number"),
     (lambda: solver(update=cnn.Momentum(0.1, mu=1)), ValueError, "mu must lie in"),
+    (lambda: solver(update=cnn.Nesterov(0.1, mu=-0.1)), ValueError, "mu must lie in"),
+    (lambda: solver(update=cnn.AdaGrad(0.1, eps=1e8)), ValueError, "eps must lie in"),
+    (lambda: solver(update=cnn.RMSProp(0.1, decay=1)), ValueError, "decay must lie in"),
+    (lambda: solver(update=cnn.RMSProp(0.1, eps=0)), ValueError, "eps must lie in"),
     (lambda: solver(update=cnn.Adam(0.1, beta2=1)), ValueError, "beta2 must lie in"),
     (lambda: solver(update=cnn.Adam(0.1, eps=0)), ValueError, "eps must lie in"),
     (lambda: solver(update=cnn.Adam), TypeError, r"write Adam\(lr\)"),
-    (lambda: solver(update="adam"), TypeError, "update must be SGD, Momentum or Adam"),
+    (lambda: solver(update="adam"), TypeError, "update must be SGD, Momentum, Nesterov, Ada"),
     (lambda: solver(sampling="random"), ValueError, "sampling must be 'shuffle' or"),
     (lambda: solver(last_batch="pad"), ValueError, "last_batch must be"),
     (lambda: solver(restore="first"), ValueError, "restore must be"),
@@ -232,6 +236,14 @@ EDGES = [
     (
         lambda: cnn.ops.adam.update(
             w=np.ones(3), dw=np.zeros(3), m=np.zeros(3), v=np.zeros(3), lr=0.1, t=1,
+            segments=np.array([[0.0, 3, 0]]), eps=1e-310,
+        ),
+        ValueError,
+        "eps must",
+    ),
+    (
+        lambda: cnn.ops.rmsprop.update(
+            w=np.ones(3), dw=np.zeros(3), cache=np.zeros(3), lr=0.1,
             segments=np.array([[0.0, 3, 0]]), eps=1e-310,
         ),
         ValueError,

@@ -17,7 +17,7 @@ import pytest
 
 import cnncore as cnn
 from cnncore import progress, report, selfcheck, zoo
-from cnncore.cli import main
+from cnncore.cli import UPDATES, main
 
 SHORT = ["--model", "mlp", "--iterations", "6"]
 
@@ -114,7 +114,7 @@ def test_another_seed_gives_other_weights():
     assert read_metrics("0")["weights_sha256"] != read_metrics("1")["weights_sha256"]
 
 
-@pytest.mark.parametrize("update", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("update", UPDATES)
 def test_every_update_learns_with_its_own_learning_rate(update):
     job = ["train", "--model", "mlp", "--epochs", "4", "--update", update, "--out", "out"]
     assert main(job) == 0

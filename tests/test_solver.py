@@ -253,26 +253,6 @@ def test_step_returns_the_loss_before_the_update(digits):
     np.testing.assert_allclose(model.parameters, before - 0.5 * gradients, rtol=1e-4, atol=1e-6)
 
 
-def test_momentum_follows_the_course_when_lr_changes():
-    """The velocity holds lr: with gradient 1 and lr 0.1, then 0.01, w is -0.1 - 0.1 = -0.2 after
-    mu = 0.9 (PyTorch's form gives -0.119)."""
-    w, v = np.zeros(1), np.zeros(1)
-    segments = np.array([[0.0, 1, 0]])
-    for lr in (0.1, 0.01):
-        out = cnn.ops.momentum.update(w=w, dw=np.ones(1), segments=segments, v=v, lr=lr, mu=0.9)
-        w, v = out["w"], out["v"]
-    assert w[0] == pytest.approx(-0.2)
-
-
-def test_adam_on_the_first_step_moves_by_lr():
-    segments = np.array([[0.0, 3, 0]])
-    zeros = np.zeros(3)
-    out = cnn.ops.adam.update(
-        w=zeros, dw=np.array([5.0, -0.01, 0.0]), segments=segments, m=zeros, v=zeros, lr=0.1, t=1
-    )
-    np.testing.assert_allclose(out["w"], [-0.1, 0.1, 0], rtol=1e-5)
-
-
 def test_interruption_returns_soon_and_leaves_a_usable_model(digits):
     solver = make(digits, num_epochs=1000, restore="last")
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()

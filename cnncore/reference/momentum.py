@@ -45,13 +45,13 @@ def cost(w: Shape, dw: Shape, segments: Shape, v: Shape, mu: float = 0.9) -> tup
     return 6 * prod(w), 5 * prod(w)
 
 
-_ARRAYS: dict[str, Shape | Array] = {
+ARRAYS: dict[str, Shape | Array] = {
     "w": (20176,),
     "dw": (20176,),
     "segments": l2_penalty.SEGMENTS,
     "v": (20176,),
 }
 CASES = [
-    Case("default", _ARRAYS, {}, {"lr": 0.1}),
-    Case("mu 0.5", _ARRAYS, {"mu": 0.5}, {"lr": 0.01}),
+    Case("default", ARRAYS, {}, {"lr": 0.1}),
+    Case("mu 0.5", ARRAYS, {"mu": 0.5}, {"lr": 0.01}),
 ]

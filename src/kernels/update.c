@@ -13,9 +13,16 @@ static const char *check(cn_tensor w, cn_tensor segments) {
     return NULL;
 }
 
-static const char *update_check(cn_tensor w, cn_tensor dw, cn_tensor segments) {
-    if (!cn_same(dw, w)) return "dw must have the shape of w";
-    return check(w, segments);
+/* For sgd and all whose arguments begin as sgd's do. */
+static const char *update_check(const void *args) {
+    const sgd_update *a = args;
+    if (!cn_same(a->dw, a->w)) return "dw must have the shape of w";
+    return check(a->w, a->segments);
+}
+
+static ptrdiff_t update_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    return chunks_of(((const sgd_update *)args)->w);
 }
 
 /* What one chunk and one segment have in common; walks the segments. */
@@ -51,16 +58,6 @@ static int next_piece(pieces *p) {
     return 0;
 }
 
-static const char *sgd_check(const void *args) {
-    const sgd_update *a = args;
-    return update_check(a->w, a->dw, a->segments);
-}
-
-static ptrdiff_t sgd_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    return chunks_of(((const sgd_update *)args)->w);
-}
-
 static void sgd_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const sgd_update *a = args;
@@ -76,16 +73,12 @@ static void sgd_run(const void *args, const cn_step *step, ptrdiff_t chunk, void
     }
 }
 
+/* For momentum and nesterov. */
 static const char *momentum_check(const void *args) {
     const momentum_update *a = args;
     if (!cn_same(a->v, a->w)) return "v must have the shape of w";
     if (!(a->mu >= 0 && a->mu < 1)) return "mu must lie in [0, 1)";
-    return update_check(a->w, a->dw, a->segments);
-}
-
-static ptrdiff_t momentum_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    return chunks_of(((const momentum_update *)args)->w);
+    return update_check(args);
 }
 
 static void momentum_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -105,19 +98,78 @@ static void momentum_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     }
 }
 
+static void nesterov_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const nesterov_update *a = args;
+    real *w = a->w.data, *v = a->v.data;
+    const real *dw = a->dw.data;
+    const real lr = (real)step->lr, mu = (real)a->mu;
+    for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
+        const real l2 = (real)p.l2;
+        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
+            vec x = v_load_n(w + i, p.to - i), g = v_load_n(dw + i, p.to - i) + l2 * x;
+            vec before = v_load_n(v + i, p.to - i), velocity = mu * before - lr * g;
+            v_store_n(v + i, velocity, p.to - i);
+            v_store_n(w + i, x + ((1 + mu) * velocity - mu * before), p.to - i);
+        }
+    }
+}
+
+/* So far above the smallest normal number that 0 / (sqrt(0) + eps) is 0. */
+static const char *eps_check(double eps) {
+    if (!((real)eps >= (CN_DOUBLE ? (real)1e-300 : (real)1e-30)))
+        return "eps must be at least 1e-30 in float32, 1e-300 in float64";
+    return NULL;
+}
+
+static const char *adagrad_check(const void *args) {
+    const adagrad_update *a = args;
+    if (!cn_same(a->cache, a->w)) return "cache must have the shape of w";
+    const char *wrong = eps_check(a->eps);
+    return wrong ? wrong : update_check(args);
+}
+
+/* AdaGrad and RMSProp differ in how much the cache keeps and takes. */
+CN_INLINE void scale_by_cache(const adagrad_update *a, real lr, ptrdiff_t chunk, real keep,
+                              real take) {
+    real *w = a->w.data, *cache = a->cache.data;
+    const real *dw = a->dw.data;
+    const real eps = (real)a->eps;
+    for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
+        const real l2 = (real)p.l2;
+        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
+            vec x = v_load_n(w + i, p.to - i), g = v_load_n(dw + i, p.to - i) + l2 * x;
+            vec squares = keep * v_load_n(cache + i, p.to - i) + take * (g * g);
+            v_store_n(cache + i, squares, p.to - i);
+            v_store_n(w + i, x - lr * g / (v_sqrt(squares) + eps), p.to - i);
+        }
+    }
+}
+
+static void adagrad_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    scale_by_cache(args, (real)step->lr, chunk, 1, 1);
+}
+
+static const char *rmsprop_check(const void *args) {
+    const rmsprop_update *a = args;
+    if (!(a->decay >= 0 && a->decay < 1)) return "decay must lie in [0, 1)";
+    return adagrad_check(args);
+}
+
+static void rmsprop_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const rmsprop_update *a = args;
+    scale_by_cache(args, (real)step->lr, chunk, (real)a->decay, (real)(1 - a->decay));
+}
+
 static const char *adam_check(const void *args) {
     const adam_update *a = args;
     if (!cn_same(a->m, a->w) || !cn_same(a->v, a->w)) return "m and v must have the shape of w";
     if (!(a->beta1 >= 0 && a->beta1 < 1)) return "beta1 must lie in [0, 1)";
     if (!(a->beta2 >= 0 && a->beta2 < 1)) return "beta2 must lie in [0, 1)";
-    if (!((real)a->eps >= (CN_DOUBLE ? (real)1e-300 : (real)1e-30)))
-        return "eps must be at least 1e-30 in float32, 1e-300 in float64";
-    return update_check(a->w, a->dw, a->segments);
-}
-
-static ptrdiff_t adam_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    return chunks_of(((const adam_update *)args)->w);
+    const char *wrong = eps_check(a->eps);
+    return wrong ? wrong : update_check(args);
 }
 
 /* By repeated squaring: the C library's pow may change from one release to the next. */
@@ -197,16 +249,6 @@ static void penalty_sum(const void *args, const cn_step *step, ptrdiff_t chunk, 
     *(double *)a->penalty.data = sum;
 }
 
-static const char *penalty_backward_check(const void *args) {
-    const l2_penalty_backward *a = args;
-    return update_check(a->w, a->dw, a->segments);
-}
-
-static ptrdiff_t penalty_backward_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    return chunks_of(((const l2_penalty_backward *)args)->w);
-}
-
 static void penalty_backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
                                  void *scratch) {
     (void)step, (void)scratch;
@@ -254,8 +296,8 @@ static const cn_kernel sgd = {
     .name = "sgd_update",
     .args_size = sizeof(sgd_update),
     .fields = CN_TABLE(SGD_UPDATE),
-    .check = sgd_check,
-    .stages = {{sgd_chunks, sgd_run}},
+    .check = update_check,
+    .stages = {{update_chunks, sgd_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE momentum_update
@@ -264,7 +306,34 @@ static const cn_kernel momentum = {
     .args_size = sizeof(momentum_update),
     .fields = CN_TABLE(MOMENTUM_UPDATE),
     .check = momentum_check,
-    .stages = {{momentum_chunks, momentum_run}},
+    .stages = {{update_chunks, momentum_run}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE nesterov_update
+static const cn_kernel nesterov = {
+    .name = "nesterov_update",
+    .args_size = sizeof(nesterov_update),
+    .fields = CN_TABLE(NESTEROV_UPDATE),
+    .check = momentum_check,
+    .stages = {{update_chunks, nesterov_run}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE adagrad_update
+static const cn_kernel adagrad = {
+    .name = "adagrad_update",
+    .args_size = sizeof(adagrad_update),
+    .fields = CN_TABLE(ADAGRAD_UPDATE),
+    .check = adagrad_check,
+    .stages = {{update_chunks, adagrad_run}},
+};
+#undef CN_ARGS_TYPE
+#define CN_ARGS_TYPE rmsprop_update
+static const cn_kernel rmsprop = {
+    .name = "rmsprop_update",
+    .args_size = sizeof(rmsprop_update),
+    .fields = CN_TABLE(RMSPROP_UPDATE),
+    .check = rmsprop_check,
+    .stages = {{update_chunks, rmsprop_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE adam_update
@@ -273,7 +342,7 @@ static const cn_kernel adam = {
     .args_size = sizeof(adam_update),
     .fields = CN_TABLE(ADAM_UPDATE),
     .check = adam_check,
-    .stages = {{adam_chunks, adam_run}},
+    .stages = {{update_chunks, adam_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE l2_penalty_forward
@@ -291,8 +360,8 @@ static const cn_kernel penalty_backward = {
     .name = "l2_penalty_backward",
     .args_size = sizeof(l2_penalty_backward),
     .fields = CN_TABLE(L2_PENALTY_BACKWARD),
-    .check = penalty_backward_check,
-    .stages = {{penalty_backward_chunks, penalty_backward_run}},
+    .check = update_check,
+    .stages = {{update_chunks, penalty_backward_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE guard_forward
@@ -305,5 +374,6 @@ static const cn_kernel guard = {
 };
 #undef CN_ARGS_TYPE
 
-const cn_kernel *const CN(update)[] = {
-    &sgd, &momentum, &adam, &penalty_forward, &penalty_backward, &guard, NULL};
+const cn_kernel *const CN(update)[] = {&sgd,     &momentum, &nesterov,        &adagrad,
+                                       &rmsprop, &adam,     &penalty_forward, &penalty_backward,
+                                       &guard,   NULL};
