@@ -292,7 +292,7 @@ def test_any_number_of_threads_gives_the_same_bits(rule):
             model = cnn.Model(net, (8, 8, 1), regularization=cnn.L2(1e-3))
             train = digits.x_train, digits.y_train
             cnn.Solver(model, train, update=rule, batch_size=50, num_iterations=20).train()
-            found.add(model.weights_sha256())
+            found.add(model.digest())
     finally:
         cnn._core.set_threads(0)
     assert len(found) == 1
