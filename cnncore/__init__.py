@@ -30,17 +30,17 @@ from .system import get_num_threads, info, set_num_threads, version
 from .updates import L2, SGD, AdaGrad, Adam, Momentum, Nesterov, RMSProp
 
 if TYPE_CHECKING:
-    from . import data
+    from . import data, zoo
 
     __version__: str
 
 
 def __getattr__(name: str) -> Any:
     """What takes long to import and is not always wanted."""
-    if name == "data":
+    if name in ("data", "zoo"):
         import importlib
 
-        return importlib.import_module(".data", __name__)
+        return importlib.import_module(f".{name}", __name__)
     if name == "__version__":
         return version()
     raise AttributeError(f"cnncore has no {name}")
@@ -73,4 +73,5 @@ __all__ = [
     "ops",
     "reference",
     "set_num_threads",
+    "zoo",
 ]

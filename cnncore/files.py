@@ -6,9 +6,10 @@ moment the old or the new file is whole. Nothing in it is ever executed."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import tempfile
+import secrets
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,27 +32,24 @@ def save(
 ) -> None:
     """Writes a model file. OSError if that fails; the file that was there then remains."""
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder, expected a file", str(target))
     text = json.dumps({"format": FORMAT, **meta}, allow_nan=False, sort_keys=True)
     arrays = {META: np.frombuffer(text.encode(), np.uint8), **members}
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    beside = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            os.fchmod(handle, 0o666 & ~_umask())
+        with open(beside, "xb") as stream:
             _write(stream, arrays)
             stream.flush()
-            os.fsync(handle)
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+            os.fsync(stream.fileno())
+        os.replace(beside, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        if isinstance(error, OSError):
+            error.filename = str(target)
         raise
     _sync_folder(target.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write(stream: IO[bytes], arrays: Mapping[str, Array]) -> None:

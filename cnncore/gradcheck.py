@@ -105,7 +105,11 @@ def gradcheck(
 
     A coordinate passes if |a - n| <= 1e-6 max(|a|, |n|) + 10 eps (|f(x+h)| + |f(x-h)|) / (2h): the
     second term is what rounding of the loss alone can make of a derivative that is 0."""
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a Model, not {type(model).__name__}")
     integer("num_checks", num_checks)
+    integer("t", t)
+    integer("seed", seed, 0, 2**32 - 1)
     number("h", h, 0, 1, open_low=True)
     model = in_float64(model)
     examples = model.labelled(x, y, weight)

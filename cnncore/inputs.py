@@ -23,6 +23,7 @@ class Examples(NamedTuple):
     x: Array
     y: Array
     weight: Array | None = None
+    prefix: str = ""  # in messages: "train ", "validation " or nothing
 
     @property
     def bindings(self) -> dict[str, Array]:
@@ -59,7 +60,8 @@ def examples(name: str, x: Any, expected: Shape, layout: str, dtype: str) -> Arr
     if array.dtype.name not in ("uint8", "float32", "float64"):
         raise TypeError(
             f"{name} has dtype {array.dtype}; expected uint8, which means x / 255, or floats, "
-            f"which are taken as they are (x.astype('{dtype}') converts)"
+            f"which are taken as they are: x.astype('uint8') for pixels 0 .. 255, "
+            f"x.astype('{dtype}') for other numbers"
         )
     given = (expected[2], *expected[:2]) if layout == "nchw" and len(expected) == 3 else expected
     shape = array.shape[1:]
@@ -83,19 +85,23 @@ def _channel_missing(shape: Shape, expected: Shape) -> bool:
 
 def class_labels(name: str, y: Any, count: int, classes: int) -> Array:
     """Class indices (count,) as int64; every integer dtype is taken, nothing else."""
-    array = _as_array(name, y)
-    if array.dtype.kind not in "iu":
-        hint = {
-            "f": "y.astype(int), if these are whole numbers",
-            "b": "y.astype(int)",
-            "U": "numpy.unique(y, return_inverse=True)[1]",
-            "S": "numpy.unique(y, return_inverse=True)[1]",
-            "O": "numpy.unique(y, return_inverse=True)[1]",
-        }.get(array.dtype.kind, "y.astype(int)")
-        raise TypeError(f"{name} has dtype {array.dtype}, expected integer class indices: {hint}")
+    if y is None:
+        raise TypeError(f"{name} is None, expected integer class indices")
+    array = _as_array(name, y, numbers=False)
     if array.shape != (count,):
-        extra = "; one-hot rows become indices with y.argmax(axis=1)" if array.ndim == 2 else ""
-        raise ValueError(f"{name} has shape {array.shape}, expected ({count},){extra}")
+        hint = ""
+        if array.shape == (count, 1):
+            hint = f": {name.split()[-1]}.ravel()"
+        elif array.ndim == 2 and len(array) == count:
+            hint = "; one-hot rows become indices with y.argmax(axis=1)"
+        raise ValueError(f"{name} has shape {array.shape}, expected ({count},){hint}")
+    if array.dtype.kind not in "iu":
+        hint = "y.astype(int)"
+        if array.dtype.kind == "f":
+            hint = "y.astype(int), if these are whole numbers"
+        elif array.dtype.kind in "USO":
+            hint = "numpy.unique(y, return_inverse=True)[1]"
+        raise TypeError(f"{name} has dtype {array.dtype}, expected integer class indices: {hint}")
     wrong = np.flatnonzero((array < 0) | (array >= classes))
     if len(wrong):
         row = wrong[0]
@@ -154,11 +160,11 @@ def _finite(name: str, array: Array) -> Array:
     return array
 
 
-def _as_array(name: str, value: Any) -> Array:
+def _as_array(name: str, value: Any, numbers: bool = True) -> Array:
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is not an array: {error}") from None
-    if array.dtype.kind in "OSUmMVc" and name[:1] != "y":
+    if numbers and array.dtype.kind in "OSUmMVc":
         raise TypeError(f"{name} has dtype {array.dtype}, expected numbers")
     return array

@@ -24,7 +24,7 @@ from .vector import Vector
 
 DTYPES = ("float32", "float64")
 EVALUATION_BATCH = 256
-# Running copies of a prediction plan that a model keeps for its threads.
+# Running copies of a prediction plan that a model keeps for its threads, and of how many plans.
 POOL = 4
 
 
@@ -65,7 +65,7 @@ class Model:
         self.isa = levels.choose(isa)
         shape = inputs.input_shape(input_shape, input_layout)
         self._architecture = architecture(net, shape, self.dtype)
-        self.parameters = Vector(self._architecture.parameters, self.dtype)
+        self._parameters = Vector(self._architecture.parameters, self.dtype)
         self.statistics = Vector(self._architecture.statistics, self.dtype)
         self.frozen: frozenset[str] = frozenset()
         self._pool: dict[Purpose, list[Runner]] = {}
@@ -75,6 +75,15 @@ class Model:
     def input_shape(self) -> tuple[int, ...]:
         """Of one example, as the net sees it: (d,) or (h, w, c)."""
         return self._architecture.input_shape
+
+    @property
+    def parameters(self) -> Vector:
+        """All parameters in one flat vector, found by path; setting it copies into it."""
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, values: Any) -> None:
+        self._parameters[...] = values
 
     @property
     def given_shape(self) -> tuple[int, ...]:
@@ -92,6 +101,7 @@ class Model:
 
     def initialize(self, seed: int) -> None:
         """Draws all parameters anew and resets the statistics."""
+        seed = integer("seed", seed, 0, 2**64 - 1)
         for vector in (self.parameters, self.statistics):
             assert vector.layout is not None
             for path, entry in vector.layout.entries.items():
@@ -104,6 +114,16 @@ class Model:
         if path in self._architecture.statistics:
             return self.statistics.part(path)
         return self.parameters.part(path)
+
+    def __setitem__(self, path: str, value: Any) -> None:
+        self[path][...] = value
+
+    def __repr__(self) -> str:
+        count = self._architecture.parameters.count
+        return (
+            f"Model({len(self._architecture.layers)} layers, input_shape={self.given_shape}, "
+            f"loss={self.loss}, {count:,} parameters, {self.dtype})"
+        )
 
     def paths(self) -> tuple[str, ...]:
         return (*self._architecture.parameters, *self._architecture.statistics)
@@ -209,7 +229,7 @@ class Model:
         targets = self.targets(y, len(data), f"{prefix}y")
         if weight is not None:
             weight = inputs.example_weights(f"{prefix}weight", weight, len(data), self.dtype)
-        return Examples(data, targets, weight)
+        return Examples(data, targets, weight, prefix)
 
     def scores(self, x: Any, batch_size: int = EVALUATION_BATCH) -> Array:
         """(n, classes): what the net gives, before the softmax."""
@@ -235,7 +255,7 @@ class Model:
         """`evaluate` of what `labelled` returned, or of some rows of it."""
         rows = np.arange(len(examples.x)) if rows is None else rows
         log: list[tuple[Array, Array]] = []
-        scores = self._forward("evaluate", examples.x, batch_size, rows, examples.y, log)
+        scores = self._forward("evaluate", examples.x, batch_size, rows, examples, log)
         found = {"loss": sum(float((loss[:, 0] * sizes).sum()) for loss, sizes in log) / len(rows)}
         if self.loss.targets == "class":
             found["accuracy"] = float((scores.argmax(axis=1) == examples.y[rows]).mean())
@@ -243,21 +263,18 @@ class Model:
 
     def _forward(
         self, kind: str, data: Array, batch_size: int, rows: Array | None = None,
-        labels: Array | None = None, log: list[tuple[Array, Array]] | None = None,
+        examples: Examples | None = None, log: list[tuple[Array, Array]] | None = None,
     ) -> Array:  # fmt: skip
-        """Scores or probabilities of the rows of `data`, all by default; `log` gets the losses and
-        sizes of the batches."""
-        loss = self.loss if kind == "evaluate" else None
-        capacity = integer("batch_size", batch_size)
-        purpose = Purpose(kind, capacity, self.isa, loss)
+        """Scores or probabilities of the rows of `data`, all by default; of `examples`, `log` gets
+        the losses and sizes of the batches."""
         rows = np.arange(len(data)) if rows is None else rows
+        # A power of two that holds them: few capacities, whatever numbers of rows are asked for.
+        capacity = min(integer("batch_size", batch_size), 1 << (len(rows) - 1).bit_length())
+        purpose = Purpose(kind, capacity, self.isa, self.loss if examples else None)
         out = np.empty((len(rows), self.classes), self.dtype)
-        pool = self._pool.setdefault(purpose, [])
-        try:
-            runner = pool.pop()
-        except IndexError:
-            runner = Runner(program(self._architecture, purpose), self.vectors)
-        runner.bind({"data": data, "y": out} | ({} if labels is None else {"labels": labels}))
+        runner = self._take_runner(purpose)
+        labels = {} if examples is None else {"labels": examples.y}
+        runner.bind({"data": data, "y": out} | labels, examples.prefix if examples else "")
         try:
             done = 0
             while done < len(rows):
@@ -269,9 +286,23 @@ class Model:
                 done += int(sizes.sum())
         finally:
             runner.release()
-            if len(pool) < POOL:
-                pool.append(runner)
+            self._give_back(purpose, runner)
         return out
+
+    def _take_runner(self, purpose: Purpose) -> Runner:
+        try:
+            return self._pool[purpose].pop()
+        except (KeyError, IndexError):
+            return Runner(program(self._architecture, purpose), self.vectors)
+
+    def _give_back(self, purpose: Purpose, runner: Runner) -> None:
+        """Keeps a runner for the next call: a few for each purpose, of the latest few purposes."""
+        idle = self._pool.pop(purpose, [])
+        if len(idle) < POOL:
+            idle.append(runner)
+        self._pool[purpose] = idle
+        for oldest in list(self._pool)[:-POOL]:
+            self._pool.pop(oldest, None)
 
     def loss_and_gradients(
         self, x: Any, y: Any, weight: Any = None, t: int = 1
@@ -283,7 +314,7 @@ class Model:
         examples = self.labelled(x, y, weight)
         runner, gradients = self.gradient_runner(examples)
         runner.bind(examples.bindings)
-        results = runner.run(Batches.one(len(examples.x), t, self.seed))
+        results = runner.run(Batches.one(len(examples.x), integer("t", t), self.seed))
         runner.release()
         return float(results.sum()), gradients
 
@@ -333,6 +364,10 @@ class Model:
 
     def plan(self, kind: str = "scores", batch_size: int = EVALUATION_BATCH) -> Plan:
         """The plan for "scores", "probabilities", "evaluate" or "gradients"; print it."""
+        kinds = ("scores", "probabilities", "evaluate", "gradients")
+        if kind not in kinds:
+            raise ValueError(f"kind must be one of {', '.join(kinds)}, not {kind!r}")
+        batch_size = integer("batch_size", batch_size)
         purpose = Purpose(kind, batch_size, self.isa, self.loss, self.l2)
         return program(self._architecture, purpose).plan
 

@@ -206,9 +206,12 @@ class Runner:
         bases = [self.vectors[base].ctypes.data for base in program.bases]
         self.tape = _core.Tape(program.template, bases, (self.arena, self.vectors))
         self.arrays: Mapping[str, Array] = {}
+        self.prefix = ""
 
-    def bind(self, arrays: Mapping[str, Array]) -> None:
-        """Points the plan's bound tensors, by name, at the caller's arrays."""
+    def bind(self, arrays: Mapping[str, Array], prefix: str = "") -> None:
+        """Points the plan's bound tensors, by name, at the caller's arrays; `prefix` says in
+        messages whose they are."""
+        self.prefix = prefix
         for (field, name), record in self.program.bound.items():
             self.tape.bind(record, field, arrays[name], field == "y")
         self.arrays = arrays
@@ -285,7 +288,7 @@ class Runner:
             labels = self.arrays["labels"][rows]
             row = rows[np.flatnonzero((labels < 0) | (labels >= classes))[0]]
             raise ValueError(
-                f"y[{row}] is {self.arrays['labels'][row]}, "
+                f"{self.prefix}y[{row}] is {self.arrays['labels'][row]}, "
                 f"expected a class index in 0 .. {classes - 1}"
             )
         if status == "input":
@@ -295,11 +298,11 @@ class Runner:
             finite = np.isfinite(data).reshape(len(rows), -1).all(axis=1)
             row = rows[np.flatnonzero(~finite)[0]]
             words = {"data": "x", "labels": "y", "weights": "weight"}
-            raise ValueError(f"{words[name]}[{row}] holds NaN or infinity")
+            raise ValueError(f"{self.prefix}{words[name]}[{row}] holds NaN or infinity")
         if status == "one value":
             raise ValueError(
                 f"{where}: batch normalization needs more than one value per channel in training, "
-                f"but this batch has {len(rows)} example of one pixel"
+                f'but this batch is a single example; last_batch="drop" leaves such a rest out'
             )
         if status in ("loss", "gradient"):
             raise DivergenceError(

@@ -16,12 +16,12 @@ class Progress:
     """Shows training as it goes. verbose: True always, False never, None in a terminal or
     notebook once training has taken two seconds."""
 
-    def __init__(self, total: int, verbose: bool | None) -> None:
-        self.total = total
+    def __init__(self, first: int, total: int, verbose: bool | None) -> None:
+        self.first, self.total = first, total
         self.shown = False
         self.start = time.monotonic()
         self.next = self.start + (0.0 if verbose else PATIENCE)
-        self.wanted = _is_watched() if verbose is None else verbose
+        self.wanted = sys.stderr is not None and (_is_watched() if verbose is None else verbose)
 
     def __enter__(self) -> Progress:
         return self
@@ -46,7 +46,8 @@ class Progress:
         share = step.iteration / self.total
         bar = "#" * round(20 * share)
         accuracy = history["validation_accuracy"] or history["train_accuracy"]
-        left = (now - self.start) * (1 - share) / share
+        done = step.iteration - self.first
+        left = (now - self.start) * (self.total - step.iteration) / max(done, 1)
         line = (
             f"\r[{bar:<20}] {step.iteration}/{self.total}  epoch {step.epoch}  "
             f"loss {step.loss:.4f}  accuracy {accuracy[-1] if accuracy else 0.0:.4f}  "

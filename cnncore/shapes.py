@@ -75,9 +75,15 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def tuples(value: Any) -> Any:
-    """Lists, nested or not, as tuples: declarations are hashed."""
-    return tuple(map(tuples, value)) if isinstance(value, list) else value
+def plain_padding(value: Any) -> Any:
+    """Padding as a declaration keeps it: "same", or plain integers in nested tuples."""
+    if isinstance(value, str):
+        if value != "same":
+            raise ValueError(f'padding must be integers or "same", not {value!r}')
+        return value
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(map(plain_padding, value))
+    return integer("padding", value, 0)
 
 
 def window_padding(value: Any, size: Sequence[int], stride: Sequence[int], image: Shape) -> Padding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf, isfinite
 from typing import Any, NamedTuple
 
@@ -197,36 +198,41 @@ class Solver:
         However it ends (finished, interrupted, diverged), the model then holds what `restore` says
         and the history what happened; the exception, if any, goes on."""
         self._need_data()
-        if num_epochs is not None:
-            more = integer("num_epochs", num_epochs) * self.iterations_per_epoch
-            self.num_iterations = self.iteration + more
-        with Progress(self.num_iterations, self.verbose) as progress:
-            try:
-                self._resume()
-                while self.iteration < self.num_iterations:
-                    for step in self._advance(LONGEST_RUN):
-                        progress.show(step, self.history)
-            finally:
-                self._finish()
+        with self._alone():
+            if num_epochs is not None:
+                more = integer("num_epochs", num_epochs) * self.iterations_per_epoch
+                self.num_iterations = self.iteration + more
+            with Progress(self.iteration, self.num_iterations, self.verbose) as progress:
+                try:
+                    self._resume()
+                    while self.iteration < self.num_iterations:
+                        for step in self._advance(LONGEST_RUN):
+                            progress.show(step, self.history)
+                finally:
+                    self._finish()
         return self.history
 
     def __iter__(self) -> Iterator[Step]:
         self._need_data()
-        self._resume()
+        with self._alone():
+            self._resume()
         while self.iteration < self.num_iterations:
-            yield from self._advance(1)
-        self._finish()
+            with self._alone():
+                steps = self._advance(1)
+            yield from steps
+        with self._alone():
+            self._finish()
 
     def step(self, x: Any, y: Any, weight: Any = None) -> float:
-        """One training step on this batch; its loss, data loss plus penalty."""
+        """One training step on this batch, an iteration like any other; its loss, data loss plus
+        penalty."""
         examples = self._with_class_weights(self.model.labelled(x, y, weight))
         n = len(examples.x)
         if n > self.batch_size:
             raise ValueError(f"x has {n} examples, more than batch_size = {self.batch_size}")
-        with Uninterrupted():
-            results = self._run(examples, np.array([n], np.int64), np.arange(n))
-            self.iteration += 1
-        return float(results[0].sum())
+        with self._alone(), Uninterrupted():
+            (results,) = self._run(examples, np.array([n], np.int64), np.arange(n))
+            return self._record(results, self.epoch).loss
 
     def _need_data(self) -> None:
         if self._train is None:
@@ -234,19 +240,27 @@ class Solver:
 
     def _run(self, examples: Examples, sizes: Array, index: Array) -> Array:
         """One run of the tape from the current iteration: results of the steps it did."""
+        runner = self._runner_for(examples.weight is not None)
+        lr = np.full(len(sizes), self._lr)
+        runner.bind(examples.bindings, examples.prefix)
+        try:
+            return runner.run(Batches(sizes, index, lr, self.iteration + 1, self.seed))
+        finally:
+            runner.release()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Trains in one thread at a time: a second one is refused before it changes anything."""
         if self._busy:
             raise RuntimeError("this solver is training already, in another thread")
         self._busy = True
         try:
-            runner = self._runner_for(examples.weight is not None)
-            lr = np.full(len(sizes), self._lr)
-            runner.bind(examples.bindings)
-            try:
-                return runner.run(Batches(sizes, index, lr, self.iteration + 1, self.seed))
-            finally:
-                runner.release()
+            yield
         finally:
             self._busy = False
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Solver cannot be pickled or copied; pickle, clone or save its model")
 
     def _runner_for(self, weighted: bool) -> Runner:
         model = self.model
@@ -283,14 +297,15 @@ class Solver:
         """The books of one step that was done."""
         self.iteration += 1
         data_loss, penalty = float(results[0]), float(results[1:].sum())
-        end = self.iteration % self.iterations_per_epoch == 0
+        end = self._train is not None and self.iteration % self.iterations_per_epoch == 0
         step = Step(self.iteration, epoch, data_loss + penalty, data_loss, self._lr, end)
         self.history["loss"].append(step.loss)
         self.history["data_loss"].append(data_loss)
         self.history["penalty"].append(penalty)
         if end:
             self._lr *= self.lr_decay
-        self._check_due = end or self.iteration in (1, self.num_iterations)
+        checked = end or self.iteration in (1, self.num_iterations)
+        self._check_due = checked and self._train is not None
         return step
 
     def _batches(self, epoch: int, position: int, count: int) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -81,12 +82,16 @@ def thread_source() -> str:
     if limits["requested"]:
         return "set_num_threads"
     known = {
-        "OpenMP's default (OMP_NUM_THREADS or the processors)": limits["openmp"],
+        _openmp_source(): limits["openmp"],
         "processors this process may run on": limits["affinity"],
         "the control group's quota": limits["quota"] or MOST_THREADS,
         "OMP_THREAD_LIMIT": limits["limit"],
     }
     return min(known, key=lambda name: known[name])
+
+
+def _openmp_source() -> str:
+    return "OMP_NUM_THREADS" if "OMP_NUM_THREADS" in os.environ else "OpenMP's default"
 
 
 def openmp_runtime() -> str:

@@ -64,6 +64,17 @@ class Vector(np.ndarray[Any, np.dtype[Any]]):
             return self.part(key)
         return super().__getitem__(key)
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(key, str):
+            self.part(key)[...] = value
+        else:
+            super().__setitem__(key, value)
+
+    def __reduce__(self) -> Any:
+        if self.layout is None:
+            return super().__reduce__()
+        return _rebuild, (self.layout, self.dtype.name, np.array(self))
+
     def part(self, path: str) -> Array:
         if self.layout is None or path not in self.layout:
             known = ", ".join(self.layout or ())
@@ -72,3 +83,9 @@ class Vector(np.ndarray[Any, np.dtype[Any]]):
 
     def paths(self) -> tuple[str, ...]:
         return tuple(self.layout or ())
+
+
+def _rebuild(layout: Layout, dtype: str, values: Array) -> Vector:
+    vector = Vector(layout, dtype)
+    vector[...] = values
+    return vector

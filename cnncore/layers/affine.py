@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from .. import init
 from ..plan import Builder, Tensor
-from ..shapes import integer, settle
+from ..shapes import flag, integer, settle
 from .base import Layer
 
 
@@ -26,7 +26,7 @@ class Affine(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settle(self, m=integer("m", self.m))
+        settle(self, m=integer("m", self.m), bias=flag("bias", self.bias))
         init.resolve(self.init, True)
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from ..plan import Builder, Tensor
+from ..plan import BATCH, Builder, Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def emit_leaf(layer: Layer, net: Builder, x: Tensor) -> Tensor:
         y = layer.emit(net, x)
     except (ValueError, TypeError) as error:
         kind = type(layer).__name__
-        raise type(error)(f"layer {net.path!r} ({kind}): {error}") from None
+        words = str(error).replace(str(BATCH), "n")
+        raise type(error)(f"layer {net.path!r} ({kind}): {words}") from None
     net.layers.append((net.path, type(layer).__name__, y))
     return y

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from .. import init
 from ..plan import Builder, Tensor
-from ..shapes import integer, pair, settle, tuples
+from ..shapes import flag, integer, pair, plain_padding, settle
 from .base import Layer
 
 
@@ -31,7 +31,8 @@ class Conv2d(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         settle(self, k=integer("k", self.k), size=pair("size", self.size))
-        settle(self, stride=pair("stride", self.stride), padding=tuples(self.padding))
+        settle(self, stride=pair("stride", self.stride), padding=plain_padding(self.padding))
+        settle(self, bias=flag("bias", self.bias))
         init.resolve(self.init, True)
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:

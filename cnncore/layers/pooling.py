@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..plan import Builder, Tensor
-from ..shapes import pair, settle, tuples
+from ..shapes import pair, plain_padding, settle
 from .base import Layer
 
 
@@ -21,7 +21,7 @@ class _Pool2d(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settle(self, size=pair("size", self.size), padding=tuples(self.padding))
+        settle(self, size=pair("size", self.size), padding=plain_padding(self.padding))
         if self.stride is not None:
             settle(self, stride=pair("stride", self.stride))
 
