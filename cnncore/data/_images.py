@@ -33,7 +33,9 @@ _MOST_PIXELS = 1 << 26
 _MOST_BYTES = 4 * _MOST_PIXELS
 # Pillow's modes of 8 bits a channel and below.
 _GREY, _COLOUR = ("1", "L", "LA"), ("P", "RGB", "RGBA", "CMYK")
-_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+# What stands before the last data of an image, and what has to come after them, where the decoder
+# does not insist on that but fills up what is missing. Neither occurs in the data of a JPEG scan.
+_ENDS = {"PNG": (b"IDAT", b"IEND\xae\x42\x60\x82"), "JPEG": (b"\xff\xda", b"\xff\xd9")}
 
 
 class _Head(NamedTuple):
@@ -94,11 +96,7 @@ def load_images(
     check_fraction(test, "test")
     if validation + test >= 1:
         raise ValueError(f"validation + test must be below 1, got {validation + test}")
-    height, width = (0, 0) if size is None else size
-    if size is not None:
-        height, width = integer("height", height), integer("width", width)
-        if height * width > _MOST_PIXELS:
-            raise ValueError(f"size must be of at most {_MOST_PIXELS} pixels, got {size}")
+    size = None if size is None else _check_target(size)
     _pillow()
     place = Path(folder)
     classes, parts = _list_parts(place, validation, test)
@@ -109,11 +107,8 @@ def load_images(
         heads = [_read_head(path) for path in paths]
         if size is None:
             _check_alike(paths, heads)
-            height, width, _ = heads[0]
-        channels = 1 if all(head.grey for head in heads) else 3
-        train, val, test_part = (
-            _read_part(part, (height, width, channels), resize=size is not None) for part in parts
-        )
+        shape = (*(size or heads[0][:2]), 1 if all(head.grey for head in heads) else 3)
+        train, val, test_part = (_read_part(part, shape, size is not None) for part in parts)
     return Dataset(*train, *val, *test_part, classes=classes)
 
 
@@ -135,6 +130,17 @@ def read_image(path: str | os.PathLike[str], colour: bool = False) -> Bytes:
         head = _read_head(place)
         shape = (head.height, head.width, 1 if head.grey and not colour else 3)
         return _read_pixels(place, shape, resize=False)
+
+
+def _check_target(size: tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(size, tuple | list):
+        raise TypeError(f"size must be (height, width), not {size!r}")
+    if len(size) != 2:
+        raise ValueError(f"size must be (height, width), not {size!r}")
+    height, width = integer("height", size[0]), integer("width", size[1])
+    if height * width > _MOST_PIXELS:
+        raise ValueError(f"size must be of at most {_MOST_PIXELS} pixels, not {size!r}")
+    return height, width
 
 
 def _list_parts(
@@ -250,12 +256,12 @@ def _read_head(path: Path) -> _Head:
     with _opened(path) as image:
         width, height = image.size
         grey, file_format = image.mode in _GREY, image.format
-        # Of a PNG image, this compares the checksums and finds the end.
+        # Of a PNG image, this compares the checksums.
         image.verify()
-    if file_format == "JPEG":
-        # The decoder itself fills up what is missing. These marks do not occur in a scan.
+    if file_format in _ENDS:
+        last, end = _ENDS[file_format]
         data = _contents(path)
-        if data.rfind(_END_OF_IMAGE) < data.rfind(_START_OF_SCAN):
+        if data.rfind(end) < data.rfind(last):
             raise _damage(path, "its end too early")
     return _Head(height, width, grey)
 
