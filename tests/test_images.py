@@ -248,7 +248,7 @@ WRONG_IMAGES: dict[str, tuple[Callable[[], bytes], str, list[str]]] = {
     "png of 16 bits": (
         lambda: png(2, 2, bytes(10), b"\x10\0\0\0\0"),
         "png",
-        ["8 bits a channel", "mode I;16"],
+        ["8 bits a channel", "mode I"],
     ),
     "png cut": (lambda: encoded(pixels(1))[:-1], "png", ["found its end too early"]),
     "jpeg cut": (lambda: encoded(pixels(1), "JPEG")[:-2], "jpg", ["found its end too early"]),
@@ -264,7 +264,7 @@ WRONG_IMAGES: dict[str, tuple[Callable[[], bytes], str, list[str]]] = {
     "ppm of numbers cut": (lambda: b"P3 5 4 255 1 2 3", "ppm", ["found damage"]),
     "ppm of a negative size": (lambda: b"P6 -5 4 255 abc", "ppm", ["intact image"]),
     "pgm of 16 bits": (lambda: b"P5 2 2 65535 12345678", "pgm", ["8 bits a channel"]),
-    "pfm": (lambda: b"Pf 1 1 -1.0\n1234", "pgm", ["8 bits a channel"]),
+    "pfm": (lambda: b"Pf 1 1 -1.0\n1234", "pgm", ["expected"]),
     "another size": (lambda: encoded(pixels(1, (5, 4, 3))), "png", ["4 x 5", "found 5 x 4"]),
 }
 
