@@ -108,6 +108,14 @@ def test_the_split_is_frozen(tmp_path: Path) -> None:
 
 
 @needs_pillow
+@pytest.mark.parametrize(("validation", "test"), [(0.9, 0.05), (0.05, 0.9), (1e-9, 1e-9)])
+def test_every_class_is_in_every_part(tmp_path: Path, validation: float, test: float) -> None:
+    write_classes(tmp_path, FEW)
+    found = data.load_images(tmp_path, validation=validation, test=test)
+    assert [y.tolist() for y in found[1::2]] == [[0, 1]] * 3
+
+
+@needs_pillow
 @pytest.mark.parametrize("own_validation", [False, True])
 def test_train_test_and_perhaps_val(tmp_path: Path, own_validation: bool) -> None:
     train = write_classes(tmp_path / "train", {"a": 4, "b": 10})
@@ -216,7 +224,7 @@ def png(width: int, height: int, content: bytes = b"", kind: bytes = b"\x08\2\0\
 
 
 def flip(content: bytes, at: int) -> bytes:
-    return content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :]
+    return content[:at] + bytes([content[at] ^ 0x55]) + content[at:][1:]
 
 
 WRONG_IMAGES: dict[str, tuple[Callable[[], bytes], str, list[str]]] = {
@@ -232,6 +240,7 @@ WRONG_IMAGES: dict[str, tuple[Callable[[], bytes], str, list[str]]] = {
     "png without pixels": (lambda: png(5, 4), "png", ["found damage"]),
     "png not deflated": (lambda: flip(png(5, 4, bytes(64)), 44), "png", ["found damage"]),
     "png checksum": (lambda: flip(encoded(pixels(1)), -20), "png", ["found damage"]),
+    "png last checksum": (lambda: flip(encoded(pixels(1)), -14), "png", ["found damage"]),
     "png of no height": (lambda: png(5, 0), "png", ["intact image"]),
     "png bomb": (lambda: png(2**16, 2**16), "png", ["67108864 pixels", "found many more"]),
     "png large bomb": (
