@@ -1,8 +1,10 @@
-"""The command `cnncore`: train, info, check."""
+"""The command `cnncore`: train, predict, info, check."""
 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,10 +13,15 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NoReturn
 
+import numpy as np
+
 from . import report
-from .data import Dataset, load
+from .data import Dataset, is_image, load, read_samples
 from .errors import DivergenceError
-from .model import DTYPES, Model
+from .model import DTYPES, EVALUATION_BATCH, Model
+from .model import load as load_model
+from .reference.case import Array
+from .shapes import integer
 from .solver import Solver
 from .system import info, set_num_threads, version
 from .updates import L2, SGD, AdaGrad, Adam, Momentum, Nesterov, RMSProp, Update
@@ -36,6 +43,8 @@ L2_STRENGTH = 1e-4
 # epoch: a fixed factor would stop a long training and hardly slow a short one.
 FINAL_LR_SHARE = 0.05
 
+THREADS = "default: what cnncore info says; the result is the same for any number"
+
 DIVERGED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 
@@ -49,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
-    except (OSError, ValueError, MemoryError) as error:
+    # ImportError: an extra that is not installed.
+    except (ImportError, OSError, ValueError, MemoryError) as error:
         return _say(f"error: {_reason(error)}", WRONG_INPUT)
     return code
 
@@ -182,6 +192,52 @@ def _configuration(arguments: argparse.Namespace, solver: Solver) -> dict[str, s
     }
 
 
+def _predict(arguments: argparse.Namespace) -> int:
+    if arguments.threads is not None:
+        set_num_threads(arguments.threads)
+    if arguments.out is not None:
+        _check_writable(arguments.out)
+    # Nothing is printed or written before all files have turned out to be right.
+    try:
+        net = load_model(arguments.model)
+        batch_size = integer("batch_size", arguments.batch_size)
+        found = [(path, _probabilities(net, path, batch_size)) for path in arguments.files]
+    except TypeError as error:
+        raise ValueError(*error.args) from error
+    classes = _class_names(net)
+    if arguments.out is not None:
+        report.write_probabilities(arguments.out, found, classes)
+    for line in report.prediction_lines(found, classes):
+        print(line)
+    return 0
+
+
+def _probabilities(net: Model, path: Path, batch_size: int) -> Array:
+    """Of all classes for each example in a file."""
+    x: Array = read_samples(path, colour=net.input_shape[2:] == (3,))
+    if is_image(path) and net.input_layout == "nchw":
+        x = np.moveaxis(x, -1, 1)
+    # Under the name of the file; what is wrong with single values is found only on the way.
+    net.examples(x, str(path))
+    try:
+        return net.predict_proba(x, batch_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _class_names(net: Model) -> tuple[str, ...]:
+    """A name for each class: its number, since model files hold no others."""
+    return tuple(map(str, range(net.classes)))
+
+
+def _check_writable(path: Path) -> None:
+    """OSError now if a file cannot be written there later."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with TemporaryFile(dir=path.parent):
+        pass
+
+
 def _info(arguments: argparse.Namespace) -> int:
     rows = {
         name: ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
@@ -215,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, run, text in (
         ("train", _train, "train a net, by default a small ConvNet on the bundled digits"),
+        ("predict", _predict, "print the class and its probability for each example of files"),
         ("info", _info, "print version, compiler, instruction set and threads"),
         ("check", _check, "run every kernel against its NumPy twin on this processor"),
     ):
@@ -222,13 +279,16 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if run is _train:
             _add_train_options(command)
+        elif run is _predict:
+            _add_predict_options(command)
     return parser
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    data = "digits (default), an .npz file with x_train y_train x_test y_test, or a folder of IDX"
-    add("--data", default="digits", metavar="DATA", help=f"{data} files as MNIST has them")
+    data = "digits (default), an .npz file with x_train y_train x_test y_test, or a folder: of IDX"
+    data += " files as MNIST has them, CIFAR-10, images (<class>/*.png or train/<class>/*.png ...)"
+    add("--data", default="digits", metavar="DATA", help=data)
     add("--model", default="convnet", choices=MODELS, help="the net (default: convnet)")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=int, metavar="N", help=f"default: {EPOCHS}")
@@ -242,11 +302,21 @@ def _add_train_options(parser: argparse.ArgumentParser) -> None:
     penalty = f"strength of the penalty 0.5 X sum(w^2) (default: {L2_STRENGTH:g})"
     add("--l2", type=_l2, default=L2(L2_STRENGTH), metavar="X", help=penalty)
     add("--seed", type=int, default=0, metavar="N", help="of weights and order (default: 0)")
-    threads = "default: what cnncore info says; the result is the same for any number"
-    add("--threads", type=int, metavar="N", help=threads)
+    add("--threads", type=int, metavar="N", help=THREADS)
     add("--dtype", default="float32", choices=DTYPES, help="default: float32")
     files = "model.npz, metrics.json, history.csv and curves.png"
     add("--out", type=Path, metavar="DIR", help=f"folder for {files} (default: runs/<time>)")
+
+
+def _add_predict_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="a model file, as train writes one")
+    files = ".npz (member x or x_test), .npy, IDX, .png, .jpg, .bmp, .ppm or .pgm"
+    add("files", type=Path, nargs="+", metavar="FILE", help=files)
+    add("--out", type=Path, metavar="FILE", help="CSV file for the probabilities of all classes")
+    batch = f"examples at a time (default: {EVALUATION_BATCH})"
+    add("--batch-size", type=int, default=EVALUATION_BATCH, metavar="N", help=batch)
+    add("--threads", type=int, metavar="N", help=THREADS)
 
 
 def _l2(text: str) -> L2:

@@ -1,4 +1,4 @@
-"""Read numpy .npz archives that come from anywhere.
+"""Read numpy .npz archives and .npy files that come from anywhere.
 
 `numpy.load` allocates what a member's header declares before it looks at the data, and goes by
 the size that the zip directory gives. Here the header, the directory and the data must agree, and
@@ -88,10 +88,13 @@ def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class Member(NamedTuple):
-    """An array in an archive as its header describes it; the data start at byte `offset`."""
+    """An array in a file as its header describes it; the data start at byte `offset`.
+
+    `name` stands for it in messages, `file` is what the archive calls it.
+    """
 
     name: str
-    info: zipfile.ZipInfo
+    file: str
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -109,6 +112,27 @@ class Member(NamedTuple):
                 f"{self.name}: expected {self.nbytes} bytes of data, as its header declares by "
                 f"shape {self.shape} and dtype {self.dtype}, found {found}"
             )
+
+    def check_form(self, types: tuple[str, ...]) -> None:
+        """Raise DataFormatError unless there are data, of one of the `types`."""
+        if self.dtype.name not in types:
+            raise DataFormatError(
+                f"{self.name}: expected dtype {' or '.join(types)}, found {self.dtype}"
+            )
+        if min(self.shape, default=1) < 1:
+            raise DataFormatError(
+                f"{self.name}: expected some data, found empty shape {self.shape}"
+            )
+
+    def array(self, data: bytearray) -> npt.NDArray[Any]:
+        """Return the data as an array, writable, C-contiguous and in native byte order.
+
+        Raises:
+            DataFormatError: there are less or more data than declared.
+        """
+        self.check_size(len(data))
+        array = np.frombuffer(data, self.dtype)
+        return native(array.reshape(self.shape, order="F" if self.fortran else "C"))
 
 
 class Archive:
@@ -154,13 +178,8 @@ class Archive:
             )
         with _refusing_damage(name), self._open(info) as stream:
             head = stream.read(_HEAD_BYTES)
-        member = _describe(name, info, head)
-        if member.dtype.name not in types:
-            raise DataFormatError(
-                f"{name}: expected dtype {' or '.join(types)}, found {member.dtype}"
-            )
-        if min(member.shape, default=1) < 1:
-            raise DataFormatError(f"{name}: expected some data, found empty shape {member.shape}")
+        member = _describe(name, info.filename, head)
+        member.check_form(types)
         member.check_size(max(info.file_size - member.offset, 0))
         return member
 
@@ -170,12 +189,10 @@ class Archive:
         Raises:
             DataFormatError: the member holds less or more than declared, or fails its checksum.
         """
-        with _refusing_damage(member.name), self._open(member.info) as stream:
+        with _refusing_damage(member.name), self._open(self._infos[member.file]) as stream:
             stream.read(member.offset)
             data = read_bounded(stream, member.nbytes + 1)
-        member.check_size(len(data))
-        array = np.frombuffer(data, member.dtype)
-        return native(array.reshape(member.shape, order="F" if member.fortran else "C"))
+        return member.array(data)
 
     def _open(self, info: zipfile.ZipInfo) -> IO[bytes]:
         # zipfile stops at the size in the directory without a word, also where the data go on.
@@ -196,7 +213,22 @@ def _refusing_damage(name: str) -> Iterator[None]:
         ) from error
 
 
-def _describe(name: str, info: zipfile.ZipInfo, head: bytes) -> Member:
+def read_npy(stream: IO[bytes], source: str, types: tuple[str, ...]) -> npt.NDArray[Any]:
+    """Return the array in an .npy file, as `Archive.read` does; `source` is its name in messages.
+
+    Raises:
+        DataFormatError: the file is damaged, or its array is not of one of the `types`.
+    """
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    member = _describe(source, source, stream.read(_HEAD_BYTES))
+    member.check_form(types)
+    member.check_size(max(size - member.offset, 0))
+    stream.seek(member.offset)
+    return member.array(read_bounded(stream, member.nbytes + 1))
+
+
+def _describe(name: str, file: str, head: bytes) -> Member:
     stream = io.BytesIO(head)
     try:
         version = npy.read_magic(stream)
@@ -207,4 +239,4 @@ def _describe(name: str, info: zipfile.ZipInfo, head: bytes) -> Member:
         raise DataFormatError(
             f"{name}: expected an .npy header of version 1.0 or 2.0, found {head[:16]!r} ({error})"
         ) from error
-    return Member(name, info, stream.tell(), shape, dtype, fortran)
+    return Member(name, file, stream.tell(), shape, dtype, fortran)

@@ -1,10 +1,10 @@
-"""What a training run leaves behind: a table on the screen, and files in a folder."""
+"""What runs leave behind: tables and lines on the screen, and files."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from .solver import Solver
 from .system import get_num_threads
 
 History = Mapping[str, Sequence[float]]
+# Files, each with the probabilities (n, classes) of its examples.
+Predictions = Iterable[tuple[Path, Array]]
 
 PER_ITERATION = ("loss", "data_loss", "penalty")
 PER_CHECK = ("train_accuracy", "validation_accuracy", "validation_loss")
@@ -124,6 +126,29 @@ def write_history(path: Path, history: History) -> None:
         writer.writerow(["iteration", *PER_ITERATION, *PER_CHECK])
         for i, row in enumerate(zip(*(history[n] for n in PER_ITERATION), strict=False), 1):
             writer.writerow([i, *row, *measured.get(i, [""] * len(PER_CHECK))])
+
+
+def prediction_lines(predictions: Predictions, classes: Sequence[str]) -> Iterator[str]:
+    """File, row, class and probability of each example, with tabs between."""
+    for path, probabilities in predictions:
+        name = _plain(str(path))
+        for row, best in enumerate(probabilities.argmax(axis=1)):
+            yield f"{name}\t{row}\t{classes[best]}\t{probabilities[row, best]:.6f}"
+
+
+def _plain(text: str) -> str:
+    """Text in which what does not print, or would not fit into a line, is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def write_probabilities(path: Path, predictions: Predictions, classes: Sequence[str]) -> None:
+    """A line for each example, as CSV: file, row, class and the probabilities of all classes."""
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["file", "row", "class", *(f"p({name})" for name in classes)])
+        for file, probabilities in predictions:
+            for row, values in enumerate(probabilities):
+                writer.writerow([file, row, classes[values.argmax()], *map(str, values)])
 
 
 def write_metrics(path: Path, metrics: Metrics, configuration: Mapping[str, Any]) -> None:

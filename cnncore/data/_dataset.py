@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,26 +12,48 @@ from ..errors import DataFormatError
 
 Samples: TypeAlias = npt.NDArray[np.uint8 | np.float32 | np.float64]
 Labels: TypeAlias = npt.NDArray[np.int64]
+Rows: TypeAlias = npt.NDArray[np.int64]
 Shape: TypeAlias = tuple[int, ...]
 
 DEFAULT_VALIDATION = 0.1
 _SPLIT_SEED = 0
 
 
-class Dataset(NamedTuple):
-    """Samples and labels in three parts.
-
-    The samples are images (n, height, width, channels) or feature rows (n, features), of one
-    kind in all three parts: uint8, which stands for x / 255, or float32 / float64, which stands
-    for itself. The labels are class numbers from 0, (n,) int64.
-    """
-
+class _Parts(NamedTuple):
     x_train: Samples
     y_train: Labels
     x_val: Samples
     y_val: Labels
     x_test: Samples
     y_test: Labels
+
+
+class Dataset(_Parts):
+    """Samples and labels in three parts: a tuple of six arrays, and the names of the classes.
+
+    The samples are images (n, height, width, channels) or feature rows (n, features), of one
+    kind in all three parts: uint8, which stands for x / 255, or float32 / float64, which stands
+    for itself. The labels are class numbers from 0, (n,) int64. `classes` has a name for each
+    class, or is () where the source has no names; it is no item of the tuple.
+    """
+
+    classes: tuple[str, ...] = ()
+
+    def __new__(
+        cls,
+        x_train: Samples,
+        y_train: Labels,
+        x_val: Samples,
+        y_val: Labels,
+        x_test: Samples,
+        y_test: Labels,
+        *,
+        classes: tuple[str, ...] = (),
+    ) -> Self:
+        """Make a data set; see the class for what the arguments are."""
+        made = super().__new__(cls, x_train, y_train, x_val, y_val, x_test, y_test)
+        made.classes = classes
+        return made
 
 
 class Part(NamedTuple):
@@ -98,10 +120,10 @@ def make_part(y_name: str, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> Part:
     return Part(x[..., np.newaxis] if x.ndim == 3 else x, labels)
 
 
-def check_fraction(validation: float) -> None:
+def check_fraction(fraction: float, name: str = "validation") -> None:
     """Raise ValueError unless the fraction is above 0 and below 1."""
-    if not 0.0 < validation < 1.0:
-        raise ValueError(f"validation must be above 0 and below 1, got {validation}")
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"{name} must be above 0 and below 1, got {fraction}")
 
 
 def hold_out(source: str, part: Part, validation: float) -> tuple[Part, Part]:
@@ -125,3 +147,31 @@ def hold_out(source: str, part: Part, validation: float) -> tuple[Part, Part]:
     order = np.random.RandomState(_SPLIT_SEED).permutation(n)
     kept, held = np.sort(order[:-count]), np.sort(order[-count:])
     return Part(part.x[kept], part.y[kept]), Part(part.x[held], part.y[held])
+
+
+def divide(labels: Labels, fractions: Sequence[float], names: Sequence[str]) -> list[Rows]:
+    """Divide samples, class by class, into what remains and a part for each fraction.
+
+    Every class gives each part its fraction (rounded, but at least one sample), by the frozen
+    shuffle of `hold_out`, drawn for one class after the other. Returns the sorted rows of what
+    remains and of each part.
+
+    Raises:
+        DataFormatError: a class, named by `names`, has not a sample for each part.
+    """
+    shuffle = np.random.RandomState(_SPLIT_SEED)
+    parts: list[list[Rows]] = [[] for _ in range(len(fractions) + 1)]
+    for number, name in enumerate(names):
+        rows = shuffle.permutation(np.flatnonzero(labels == number))
+        n = len(rows)
+        if n < len(parts):
+            raise DataFormatError(
+                f"{name}: expected {len(parts)} or more images, one for each part, found {n}"
+            )
+        for i, fraction in enumerate(fractions):
+            # One sample has to stay for each part still to come, and one in what remains.
+            count = min(max(round(n * fraction), 1), len(rows) - len(fractions) + i)
+            parts[i + 1].append(rows[:count])
+            rows = rows[count:]
+        parts[0].append(rows)
+    return [np.sort(np.concatenate(part)) for part in parts]

@@ -35,6 +35,13 @@ _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E:
 _MAX_RANK = 32
 _GZIP_MAGIC = b"\x1f\x8b"
 _ADVICE = "download it again"
+# Beginnings and ends of the names of MNIST's files: images and labels, for training and testing.
+_STEMS = (
+    ("train-images", "idx3-ubyte"),
+    ("train-labels", "idx1-ubyte"),
+    ("t10k-images", "idx3-ubyte"),
+    ("t10k-labels", "idx1-ubyte"),
+)
 
 
 def read_idx(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
@@ -130,10 +137,8 @@ def load_idx(folder: str | os.PathLike[str], validation: float = DEFAULT_VALIDAT
     """
     check_fraction(validation)
     place = Path(folder)
-    paths = [
-        (_find(place, f"{part}-images", "idx3-ubyte"), _find(place, f"{part}-labels", "idx1-ubyte"))
-        for part in ("train", "t10k")
-    ]
+    found = [_find(place, *stem) for stem in _STEMS]
+    paths = [(found[0], found[1]), (found[2], found[3])]
     train, test = (_read_part(x_path, y_path) for x_path, y_path in paths)
     forms = [(part.x.shape, part.x.dtype) for part in (train, test)]
     check_alike({str(x_path): form for (x_path, _), form in zip(paths, forms, strict=True)})
@@ -141,8 +146,23 @@ def load_idx(folder: str | os.PathLike[str], validation: float = DEFAULT_VALIDAT
     return Dataset(*train, *val, *test)
 
 
+def is_idx(path: Path) -> bool:
+    """Tell whether a file begins as one in IDX format or a gzipped one does."""
+    with open(path, "rb") as file:
+        return file.read(2) in (b"\0\0", _GZIP_MAGIC)
+
+
+def is_mnist(folder: Path) -> bool:
+    """Tell whether the folder has one of the four files of MNIST, by name."""
+    return any((folder / name).is_file() for stem in _STEMS for name in _names(*stem))
+
+
+def _names(stem: str, ending: str) -> list[str]:
+    return [f"{stem}{mark}{ending}{zipped}" for mark in "-." for zipped in ("", ".gz")]
+
+
 def _find(folder: Path, stem: str, ending: str) -> Path:
-    names = [f"{stem}{mark}{ending}{zipped}" for mark in "-." for zipped in ("", ".gz")]
+    names = _names(stem, ending)
     for name in names:
         if (folder / name).is_file():
             return folder / name

@@ -10,11 +10,15 @@ import numpy as np
 
 from ..errors import DataFormatError
 from ..npz import Archive
+from ._cifar import is_cifar10, load_cifar10
 from ._dataset import Dataset, make_part
-from ._idx import load_idx
+from ._idx import is_mnist, load_idx
+from ._images import has_images, load_images
 from ._npz import load_npz
 
 _DIGITS_FILE = "digits.npz"
+# Of the names in a folder that is none of those wanted.
+_MOST_SHOWN = 6
 
 
 def digits() -> Dataset:
@@ -40,21 +44,42 @@ def digits() -> Dataset:
 def load(path: str | os.PathLike[str]) -> Dataset:
     """Load the data set that `path` stands for.
 
-    The string "digits" stands for `digits()` (a folder of that name is "./digits"), a folder for
-    `load_idx` and a name that ends in .npz for `load_npz`, both with their defaults.
+    The string "digits" stands for `digits()` (a folder of that name is "./digits") and a name that
+    ends in .npz for `load_npz`. What a folder stands for is seen by what is in it: `load_cifar10`
+    by the names of its files, `load_idx` by theirs, otherwise `load_images`. All have their
+    defaults.
 
     Raises:
-        DataFormatError: the data are damaged, or the path is a file of another kind.
+        DataFormatError: the data are damaged, or the path is a file or folder of another kind.
+        ImportError: it is a folder of images, and Pillow is not installed.
         OSError: there is nothing at the path, or it cannot be opened.
     """
     if path == "digits":
         return digits()
     place = Path(path)
     if place.is_dir():
-        return load_idx(place)
+        return _load_folder(place)
     if place.suffix.lower() == ".npz":
         return load_npz(place)
-    expected = f"{place}: expected 'digits', an .npz file or a folder of IDX files"
+    expected = f"{place}: expected 'digits', an .npz file or a folder of data"
     if place.exists():
         raise DataFormatError(f"{expected}, found another kind of file")
     raise FileNotFoundError(f"{expected}, found nothing there")
+
+
+def _load_folder(place: Path) -> Dataset:
+    if is_cifar10(place):
+        return load_cifar10(place)
+    if is_mnist(place):
+        return load_idx(place)
+    if has_images(place):
+        return load_images(place)
+    names = sorted(os.listdir(place))
+    found = ", ".join(map(ascii, names[:_MOST_SHOWN])) or "an empty one"
+    if len(names) > _MOST_SHOWN:
+        found += f" and {len(names) - _MOST_SHOWN} more"
+    raise DataFormatError(
+        f"{place}: expected a folder of IDX files (train-images-idx3-ubyte and so on), of CIFAR-10 "
+        "(data_batch_1.bin or data_batch_1 and so on) or of images (<class>/*.png, or "
+        f"train/<class>/*.png and test/<class>/*.png), found {found}"
+    )
