@@ -97,7 +97,7 @@ class Architecture:
         return self.parameters, self.statistics
 
     @property
-    def classes(self) -> int:
+    def outputs(self) -> int:
         return self.scores.shape[1]
 
     @cached_property
@@ -161,8 +161,8 @@ class Architecture:
             self._gather_from(builder, "weights", (1,), column)
             weight = builder.reshape(column, ())
         if purpose.loss.targets == "real":
-            target = builder.tensor("target", (BATCH, self.classes))
-            self._gather_from(builder, "labels", (self.classes,), target)
+            target = builder.tensor("target", (BATCH, self.outputs))
+            self._gather_from(builder, "labels", (self.outputs,), target)
             return target, weight
         target = builder.tensor("target", (BATCH,), "int64")
         first = builder.ops[0]
@@ -172,7 +172,7 @@ class Architecture:
 
     def _gather_from(self, builder: Builder, name: str, example: Shape, to: Tensor) -> None:
         data = Tensor(name, (1, *example), "float32", BOUND)
-        attributes = {"classes": self.classes}
+        attributes = {"classes": self.outputs}
         builder.ops.append(Op("gather", "forward", {"data": data}, {"x": to}, attributes))
 
     def _add_tail(

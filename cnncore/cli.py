@@ -96,6 +96,7 @@ def _construct(arguments: argparse.Namespace, data: Dataset) -> tuple[Model, Sol
         regularization=arguments.l2,
         seed=arguments.seed,
         dtype=arguments.dtype,
+        classes=data.classes or None,
     )
     rule, lr = UPDATES[arguments.update]
     epochs = arguments.epochs
@@ -156,7 +157,7 @@ def _opening(arguments: argparse.Namespace, data: Dataset, solver: Solver) -> st
     shape = "x".join(map(str, solver.model.input_shape))
     return (
         f"{arguments.model} on {arguments.data}: {sizes} examples of {shape}, "
-        f"{solver.model.classes} classes\n"
+        f"{solver.model.outputs} classes\n"
         f"{solver.num_iterations:,} steps, {solver.iterations_per_epoch:,} an epoch, of "
         f"{solver.batch_size} examples; {solver.update}"
     )
@@ -168,7 +169,7 @@ def _conclude(
 ) -> None:  # fmt: skip
     report.write_run(folder, model, solver.history)
     metrics = report.measure(model, solver, data, seconds)
-    matrix = report.confusion_matrix(data.y_test, model.predict(data.x_test), model.classes)
+    matrix = report.confusion_matrix(data.y_test, model.predict(data.x_test), model.outputs)
     report.write_metrics(folder / "metrics.json", metrics, _configuration(arguments, solver))
     curves = report.write_curves(folder / "curves.png", solver.history)
     print(f"\n{report.table(metrics)}\n\n{report.confusion_text(matrix)}\n")
@@ -226,8 +227,8 @@ def _probabilities(net: Model, path: Path, batch_size: int) -> Array:
 
 
 def _class_names(net: Model) -> tuple[str, ...]:
-    """A name for each class: its number, since model files hold no others."""
-    return tuple(map(str, range(net.classes)))
+    """A name for each class: its own, or its number."""
+    return net.classes or tuple(map(str, range(net.outputs)))
 
 
 def _check_writable(path: Path) -> None:

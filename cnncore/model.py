@@ -41,7 +41,7 @@ class Model:
     net: `Sequential` or a list of layers. input_shape: of one example, (d,) or (h, w, c), or
     (c, h, w) with input_layout="nchw". loss: "softmax" or a Loss. regularization: None or L2.
     seed: of the initial weights. dtype: "float32" or "float64". isa: instruction set (default: the
-    best available).
+    best available). classes: names of the classes, saved with the model.
 
     Inputs are uint8, meaning x / 255, or floats, taken as they are. Raises ValueError or TypeError
     naming the layer or argument."""
@@ -49,6 +49,7 @@ class Model:
     def __init__(
         self, net: Any, input_shape: Any, loss: Any = "softmax", regularization: L2 | None = None,
         seed: int = 0, dtype: str = "float32", input_layout: str = "nhwc", isa: str | None = None,
+        classes: Sequence[str] | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(net, Sequential):
             net = Sequential(net)
@@ -65,11 +66,21 @@ class Model:
         self.isa = levels.choose(isa)
         shape = inputs.input_shape(input_shape, input_layout)
         self._architecture = architecture(net, shape, self.dtype)
+        self.classes = self._class_names(classes)
         self._parameters = Vector(self._architecture.parameters, self.dtype)
         self.statistics = Vector(self._architecture.statistics, self.dtype)
         self.frozen: frozenset[str] = frozenset()
         self._pool: dict[Purpose, list[Runner]] = {}
         self.initialize(self.seed)
+
+    def _class_names(self, names: Sequence[str] | None) -> tuple[str, ...] | None:
+        if names is None:
+            return None
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"classes must be a list of names, not {names!r}")
+        if len(names) != self.outputs or len(set(names)) != len(names):
+            raise ValueError(f"classes must be {self.outputs} different names, not {names!r}")
+        return tuple(names)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -92,8 +103,9 @@ class Model:
         return (shape[2], *shape[:2]) if self.input_layout == "nchw" and len(shape) == 3 else shape
 
     @property
-    def classes(self) -> int:
-        return self._architecture.classes
+    def outputs(self) -> int:
+        """Scores an example gets: the number of classes, or of real targets."""
+        return self._architecture.outputs
 
     @property
     def l2(self) -> float:
@@ -191,6 +203,7 @@ class Model:
         copy = Model(
             self.net, self.given_shape, self.loss, self.regularization,
             self.seed if seed is None else seed, self.dtype, self.input_layout, self.isa,
+            self.classes,
         )  # fmt: skip
         copy.frozen = self.frozen
         if seed is None:
@@ -204,7 +217,7 @@ class Model:
         """For worker processes (never a file format: see `save`)."""
         arguments = (
             self.net, self.given_shape, self.loss, self.regularization, self.seed, self.dtype,
-            self.input_layout,
+            self.input_layout, self.isa, self.classes,
         )  # fmt: skip
         state = {path: array.copy() for path, array in self.state().items()}
         return _unpickle, (arguments, state, self.frozen)
@@ -220,8 +233,8 @@ class Model:
     def targets(self, y: Any, count: int, name: str = "y") -> Array:
         """y checked: class indices, or real numbers, as the loss wants them."""
         if self.loss.targets == "real":
-            return inputs.real_targets(name, y, count, self.classes, self.dtype)
-        return inputs.class_labels(name, y, count, self.classes)
+            return inputs.real_targets(name, y, count, self.outputs, self.dtype)
+        return inputs.class_labels(name, y, count, self.outputs)
 
     def labelled(self, x: Any, y: Any, weight: Any = None, prefix: str = "") -> Examples:
         """x, y and the examples' weights, checked together; `prefix` for messages."""
@@ -271,7 +284,7 @@ class Model:
         # A power of two that holds them: few capacities, whatever numbers of rows are asked for.
         capacity = min(integer("batch_size", batch_size), 1 << (len(rows) - 1).bit_length())
         purpose = Purpose(kind, capacity, self.isa, self.loss if examples else None)
-        out = np.empty((len(rows), self.classes), self.dtype)
+        out = np.empty((len(rows), self.outputs), self.dtype)
         runner = self._take_runner(purpose)
         labels = {} if examples is None else {"labels": examples.y}
         runner.bind({"data": data, "y": out} | labels, examples.prefix if examples else "")
@@ -344,7 +357,7 @@ class Model:
         capacity = min(integer("batch_size", batch_size), len(data))
         purpose = Purpose("scores", capacity, self.isa, keep=tuple(wanted))
         runner = Runner(program(self._architecture, purpose), self.vectors)
-        runner.bind({"data": data, "y": np.empty((len(data), self.classes), self.dtype)})
+        runner.bind({"data": data, "y": np.empty((len(data), self.outputs), self.dtype)})
         parts: dict[str, list[Array]] = {path: [] for path in wanted}
         steps = Batches.in_order(np.arange(len(data)), 0, capacity)
         for i, n in enumerate(steps.sizes):
@@ -412,6 +425,7 @@ class Model:
             "input_layout": self.input_layout,
             "dtype": self.dtype,
             "seed": self.seed,
+            "classes": self.classes,
         }
         files.save(path, meta, self.state())
 
@@ -454,7 +468,10 @@ def load(path: str | os.PathLike[str]) -> Model:
         shapes = {path: layout.shape(path) for layout in made.layouts for path in layout}
         # Read before the model takes memory: what is not in the file is not allocated.
         arrays = file.arrays(shapes, arguments["dtype"])
-        model = Model(**arguments)
+        try:
+            model = Model(**arguments)
+        except (ValueError, TypeError) as error:
+            raise DataFormatError(f"{source}: its configuration is wrong: {error}") from None
     model.load_state(arrays)
     return model
 
@@ -472,7 +489,7 @@ def _arguments(meta: Mapping[str, Any]) -> dict[str, Any]:
     if meta["dtype"] not in DTYPES:
         raise ValueError(f"dtype {meta['dtype']!r} is unknown")
     rest = {n: meta[n] for n in ("dtype", "seed", "input_layout")}
-    return declarations | rest | {"input_shape": tuple(shape)}
+    return declarations | rest | {"input_shape": tuple(shape), "classes": meta.get("classes")}
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

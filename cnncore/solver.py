@@ -136,7 +136,7 @@ class Solver:
             raise ValueError('class_weight="balanced" needs train=(x, y) to count the classes')
         y = self._train.y if self._train is not None else np.zeros(0, np.int64)
         self._class_weights = inputs.class_weights(
-            "class_weight", class_weight, y, self.model.classes
+            "class_weight", class_weight, y, self.model.outputs
         )
         if self._train is not None:
             self._train = self._with_class_weights(self._train)

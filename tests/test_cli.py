@@ -316,7 +316,7 @@ def test_with_matplotlib_there_are_curves():
 @pytest.mark.parametrize("shape", [(4, 4, 1), (9, 6, 3)])
 def test_every_net_of_the_zoo_takes_a_step(name, shape):
     model = cnn.Model(zoo.MODELS[name](shape, 5), shape)
-    assert model.classes == 5
+    assert model.outputs == 5
     before = model.parameters.copy()
     x, y = images(4, shape, 5)
     loss = cnn.Solver(model, update=cnn.SGD(0.1), batch_size=4).step(x, y)
@@ -335,7 +335,7 @@ def test_nets_say_what_they_need():
                 net((1, 8, 3), 10)
             with pytest.raises(ValueError, match=f"{name} takes images"):
                 net((64,), 10)
-    assert cnn.Model(zoo.mlp((64,), 10), (64,)).classes == 10
+    assert cnn.Model(zoo.mlp((64,), 10), (64,)).outputs == 10
 
 
 def test_resnet20_has_the_size_of_its_paper():

@@ -89,7 +89,7 @@ def test_default_threads_honour_affinity():
 
 def test_default_threads_honour_omp_num_threads():
     script = "import cnncore as cnn; print(cnn.get_num_threads(), cnn.info()['threads_from'])"
-    assert run(script, OMP_NUM_THREADS="1").startswith("1 OpenMP")
+    assert run(script, OMP_NUM_THREADS="1") == "1 OMP_NUM_THREADS"
     assert run("import cnncore as c; c.set_num_threads(5); print(c.get_num_threads())") == "5"
     limited = "import cnncore as c; c.set_num_threads(5); print(c.get_num_threads())"
     assert run(limited, OMP_THREAD_LIMIT="3") == "3"

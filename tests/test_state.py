@@ -152,3 +152,131 @@ def test_patterns_that_name_nothing_are_refused():
     model.freeze("*")
     with pytest.raises(ValueError, match="no parameters to train"):
         cnn.Solver(model, update=cnn.SGD())
+
+
+def test_pickling_after_use_keeps_paths_and_alignment(digits):
+    model = model_of()
+    model.predict(digits.x_test)
+    _, gradients = model.loss_and_gradients(*batch(digits))
+    again, same = pickle.loads(pickle.dumps((model, gradients)))
+    assert again["head.w"].ctypes.data % 64 == 0
+    assert again.digest() == model.digest()
+    np.testing.assert_array_equal(same["head.w"], gradients["head.w"])
+    with pytest.raises(TypeError, match="Solver cannot be pickled"):
+        pickle.dumps(cnn.Solver(model, update=cnn.SGD()))
+
+
+def test_assignment_by_path_copies(digits):
+    model = model_of()
+    before = model.parameters
+    model["head.b"] = 2.0
+    model.parameters["head.w"] = 0.5
+    assert (model["head.b"] == 2).all()
+    assert (model["head.w"] == 0.5).all()
+    model.parameters = np.zeros(len(model.parameters))
+    assert model.parameters is before
+    assert (model.scores(digits.x_test[:3]) == 0).all()
+
+
+def test_many_batch_sizes_take_no_more_memory_than_few(digits):
+    model = model_of()
+    for n in range(1, 200):
+        model.predict(digits.x_test[:n], batch_size=n)
+    assert sum(map(len, model._pool.values())) <= 16
+    assert len(model._pool) <= 4
+    model.predict(digits.x_test[:3], batch_size=10**8)
+
+
+def test_a_refused_training_changes_nothing(digits):
+    model = model_of()
+    train = digits.x_train, digits.y_train
+    settings = {"update": cnn.Adam(), "batch_size": 50, "num_epochs": 3}
+    alone = cnn.Solver(model.clone(), train, train, **settings)
+    alone.train()
+    solver = cnn.Solver(model, train, train, **settings)
+    refused = []
+    for step in solver:
+        if step.iteration % 20 == 0:
+            solver._busy = True  # as another thread's training would have it
+            before = model.digest()
+            with pytest.raises(RuntimeError, match="already"):
+                solver.train()
+            refused.append(model.digest() == before)
+            solver._busy = False
+    assert refused
+    assert all(refused)
+    assert model.digest() == alone.model.digest()
+
+
+def test_steps_by_hand_are_in_the_history(digits):
+    solver = cnn.Solver(model_of(), update=cnn.SGD(0.1), batch_size=40)
+    losses = [solver.step(*batch(digits)) for _ in range(3)]
+    assert solver.history["loss"] == losses
+    assert solver.iteration == 3
+
+
+@pytest.mark.parametrize("name", sorted(cnn.zoo.MODELS))
+def test_gradcheck_of_the_zoo(name):
+    shape = (16, 16, 2)
+    model = cnn.Model(cnn.zoo.MODELS[name](shape, 4), shape)
+    x = np.random.RandomState(0).randint(0, 256, (3, *shape)).astype(np.uint8)
+    assert cnn.gradcheck(model, x, [0, 3, 1], num_checks=2, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda m: m.plan("train"), ValueError, "kind must be one of scores"),
+        (lambda m: m.plan("scores", "a"), TypeError, "batch_size must"),
+        (lambda m: m.initialize(-1), ValueError, "seed must"),
+        (lambda m: cnn.gradcheck(NET, 1, 2), TypeError, "model must be a Model"),
+        (lambda m: m.save("."), IsADirectoryError, "a folder"),
+        (lambda m: m.save("/nowhere/m.npz"), FileNotFoundError, "'/nowhere/m.npz'"),
+        (
+            lambda m: cnn.Model([cnn.Flatten(), cnn.MaxPool2d(2)], (8, 8, 1)),
+            ValueError,
+            r"\(n, 64\)",
+        ),
+        (lambda m: cnn.Conv2d(4, 3, padding=None), TypeError, "padding must"),
+        (lambda m: cnn.Affine(4, bias="no"), TypeError, "bias must be True or False"),
+    ],
+)
+def test_messages_that_a_new_user_met(call, kind, words):
+    with pytest.raises(kind, match=words):
+        call(model_of())
+
+
+@pytest.mark.parametrize(
+    ("y", "kind", "words"),
+    [
+        (np.zeros((40, 1), int), ValueError, r"y\.ravel"),
+        (np.eye(10)[np.arange(40) % 10], ValueError, "argmax"),
+        (None, TypeError, "y is None"),
+        (np.full(40, "a"), TypeError, "unique"),
+    ],
+)
+def test_advice_on_labels_fits_them(digits, y, kind, words):
+    with pytest.raises(kind, match=words):
+        cnn.Solver(model_of(), (digits.x_train[:40], y), update=cnn.SGD(), num_epochs=1)
+
+
+def test_messages_say_whose_data_are_wrong(digits):
+    x = (digits.x_val / 255).astype(np.float32)
+    x[7, 0, 0, 0] = np.nan
+    train = digits.x_train, digits.y_train
+    solver = cnn.Solver(model_of(), train, (x, digits.y_val), update=cnn.SGD(), num_epochs=1)
+    with pytest.raises(ValueError, match=r"validation x\[7\] holds NaN"):
+        solver.train()
+
+
+def test_class_names_travel_with_the_model(tmp_path):
+    names = [f"digit {i}" for i in range(10)]
+    model = model_of(classes=names)
+    model.save(tmp_path / "m.npz")
+    for again in (cnn.load(tmp_path / "m.npz"), model.clone(), pickle.loads(pickle.dumps(model))):
+        assert again.classes == tuple(names)
+    for wrong in (names[:9], ["a"] * 10):
+        with pytest.raises(ValueError, match="10 different names"):
+            model_of(classes=wrong)
+    with pytest.raises(TypeError, match="list of names"):
+        model_of(classes=range(10))
