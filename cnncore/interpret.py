@@ -26,6 +26,7 @@ class Interpreter:
         self.vectors = vectors
         self.arrays = arrays
         self.values: dict[Tensor, Array] = {}
+        self.memo: dict[Any, Any] = {}  # what host ops keep from forward to backward
         self.winners: list[Array] = []  # of every kink that the step met, in order
         self.result_ops = _leading_to(plan.plain_ops, plan.results.values())
 
@@ -46,7 +47,7 @@ class Interpreter:
                 name: np.zeros((n, *t.shape[1:]) if t.batch else t.shape)
                 for name, t in op.outputs.items()
             }
-            op.call(arrays | made)
+            op.call(arrays | made, self.memo)
             results: Mapping[str, Array] = made
         else:
             module = reference.op(op.op)

@@ -33,6 +33,9 @@ ARENA, PARAMETERS, GRADIENTS, STATISTICS = "arena", "parameters", "gradients", "
 CONSTANTS, BOUND = "constants", "bound"
 
 
+HostCall = Callable[[dict[str, Array], dict[Any, Any]], None]
+
+
 @dataclass(eq=False)
 class Tensor:
     """Shape and place of an array. `batch`: its first dimension is the plan's capacity."""
@@ -60,7 +63,9 @@ class Op:
     """One plain op, or a fused one that stands for the plain ops in `replaces`.
 
     A host op has a `call` instead of a kernel: it gets the arrays of its inputs and outputs by name
-    and fills the outputs, between two segments of the tape."""
+    and fills the outputs, between two segments of the tape. `reverse` is the call of its backward
+    pass, which gets dy and fills the gradients of the inputs. Both get a dict that belongs to the
+    run, for what one has to tell the other."""
 
     op: str
     function: str
@@ -70,7 +75,8 @@ class Op:
     layer: str = ""
     fused: dict[str, int] = field(default_factory=dict)
     replaces: tuple[Op, ...] = ()
-    call: Callable[[dict[str, Array]], None] | None = None
+    call: HostCall | None = None
+    reverse: HostCall | None = None
 
     @property
     def kernel(self) -> str:
@@ -206,7 +212,7 @@ def backward(ops: Sequence[Op], loss: Tensor, wanted: Sequence[Tensor], dtype: s
     gradients: dict[Tensor, Tensor] = {}
     made: list[Op] = []
     for op in reversed(ops):
-        if "backward" not in reference.functions(op.op):
+        if not _has_backward(op):
             continue
         reached = any(t.root is loss.root or t.root in gradients for t in op.outputs.values())
         if reached:
@@ -214,12 +220,22 @@ def backward(ops: Sequence[Op], loss: Tensor, wanted: Sequence[Tensor], dtype: s
     return made, gradients
 
 
+def _has_backward(op: Op) -> bool:
+    if op.call is not None:
+        return op.reverse is not None
+    return "backward" in reference.functions(op.op)
+
+
 def _differentiate(
     op: Op, needed: set[Tensor], gradients: dict[Tensor, Tensor], made: list[Op], dtype: str
 ) -> None:
     known = op.inputs | op.outputs
+    if op.call is None:
+        reads, gives = signature(op.op, "backward"), set(kernel_fields()[f"{op.op}_backward"])
+    else:
+        reads, gives = tuple("d" + n for n in op.outputs), {"d" + n for n in op.inputs}
     inputs = {}
-    for name in signature(op.op, "backward"):
+    for name in reads:
         if name in known:
             inputs[name] = known[name]
         elif name[0] == "d" and name[1:] in op.outputs:
@@ -229,7 +245,7 @@ def _differentiate(
     extra: list[Op] = []
     for name, tensor in op.inputs.items():
         result = "d" + name
-        if result not in kernel_fields()[f"{op.op}_backward"]:
+        if result not in gives:
             continue
         if tensor.base == PARAMETERS:
             if tensor.frozen:
@@ -249,7 +265,9 @@ def _differentiate(
                 )
                 gradients[tensor.root] = total
     if outputs:
-        made.append(Op(op.op, "backward", inputs, outputs, op.attributes, op.layer))
+        made.append(
+            Op(op.op, "backward", inputs, outputs, op.attributes, op.layer, call=op.reverse)
+        )
         made.extend(extra)
 
 

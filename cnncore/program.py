@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -207,6 +208,7 @@ class Runner:
         self.tape = _core.Tape(program.template, bases, (self.arena, self.vectors))
         self.arrays: Mapping[str, Array] = {}
         self.prefix = ""
+        self.memo: dict[Any, Any] = {}  # what host ops keep from forward to backward
 
     def bind(self, arrays: Mapping[str, Array], prefix: str = "") -> None:
         """Points the plan's bound tensors, by name, at the caller's arrays; `prefix` says in
@@ -236,14 +238,25 @@ class Runner:
         results = np.empty((count, len(self.program.plan.results)))
         if len(self.program.segments) == 1:
             return results[: self._run(batches, results, seconds=seconds)]
+        deadline = time.monotonic() + seconds
         for i in range(count):
-            step = batches.only(i)
-            for segment in self.program.segments:
-                if isinstance(segment, Op):
-                    self._call(segment, int(batches.sizes[i]))
-                else:
-                    self._run(step, results[i : i + 1], *segment)
+            try:
+                self._run_segments(batches.only(i), results[i : i + 1])
+            except Exception:
+                if i == 0:
+                    raise
+                return results[:i]  # those steps count; the failed one is the next run's first
+            if time.monotonic() > deadline:
+                return results[: i + 1]
         return results
+
+    def _run_segments(self, step: Batches, results: Array) -> None:
+        """One step of a plan with host ops: the tape up to each, then the op."""
+        for segment in self.program.segments:
+            if isinstance(segment, Op):
+                self._call(segment, int(step.sizes[0]))
+            else:
+                self._run(step, results, *segment)
 
     def stepping(
         self, step: Batches, before: str | None = None
@@ -278,7 +291,11 @@ class Runner:
 
     def _call(self, op: Op, n: int) -> None:
         assert op.call is not None
-        op.call({name: self.value(tensor, n) for name, tensor in op.tensors.items()})
+        arrays = {name: self.value(tensor, n) for name, tensor in op.tensors.items()}
+        try:
+            op.call(arrays, self.memo)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"layer {op.layer!r}: {error}") from error
 
     def _raise(self, status: str, op: Op, step: Batches) -> None:
         rows = step.index
