@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import init, ops, reference
 from .errors import DataFormatError, DivergenceError
-from .gradcheck import GradientCheck, gradcheck
+from .gradcheck import GradientCheck, gradcheck, numerical_gradient, relative_error
 from .layers import *  # noqa: F403
 from .layers import __all__ as _layers
 from .losses import Hinge, MeanSquaredError, Softmax
@@ -35,8 +35,30 @@ if TYPE_CHECKING:
     __version__: str
 
 
+# Names that other libraries have made familiar, and ours.
+_OTHER_NAMES = {
+    "Dense": "Affine",
+    "Linear": "Affine",
+    "Conv2D": "Conv2d",
+    "Convolution2D": "Conv2d",
+    "MaxPooling2D": "MaxPool2d",
+    "AveragePooling2D": "AvgPool2d",
+    "GlobalAveragePooling2D": "GlobalAvgPool2d",
+    "BatchNormalization": "BatchNorm",
+    "BatchNorm1d": "BatchNorm",
+    "BatchNorm2d": "BatchNorm",
+    "Activation": "ReLU, LeakyReLU, ELU, Sigmoid or Tanh",
+    "Concatenate": "Concat",
+    "Trainer": "Solver",
+    "MSELoss": "MeanSquaredError",
+    "CrossEntropyLoss": "Softmax",
+}
+
+
 def __getattr__(name: str) -> Any:
     """What takes long to import and is not always wanted."""
+    if name in _OTHER_NAMES:
+        raise AttributeError(f"cnncore has no {name}; here it is {_OTHER_NAMES[name]}")
     if name in ("data", "zoo"):
         import importlib
 
@@ -70,8 +92,10 @@ __all__ = [
     "info",
     "init",
     "load",
+    "numerical_gradient",
     "ops",
     "reference",
+    "relative_error",
     "set_num_threads",
     "zoo",
 ]

@@ -73,6 +73,7 @@ def _train(arguments: argparse.Namespace) -> int:
     except TypeError as error:
         raise ValueError(*error.args) from error
     folder = _make_folder(arguments.out)
+    report.clear(folder)
     print(_opening(arguments, data, solver), flush=True)
     start = time.perf_counter()
     try:

@@ -5,6 +5,7 @@ the NumPy twins compute it: two independent programs, joined only by the plan.""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,6 +149,43 @@ def in_float64(model: Model) -> Model:
     copy.load_state(model.state())
     copy.frozen = model.frozen
     return copy
+
+
+def numerical_gradient(f: Callable[[Array], Any], x: Any, df: Any = 1, h: float = 1e-5) -> Array:
+    """The gradient of sum(f(x) * df) with respect to x, by central differences in float64.
+
+    f: a function of an array like x; df: what reaches f's result from above, 1 for a scalar loss.
+    2 evaluations for each element of x (cs231n, `gradient_check.py`)."""
+    value = np.array(x, dtype=np.float64)
+    gradient = np.zeros_like(value)
+    for index in np.ndindex(value.shape):
+        before = value[index]
+        value[index] = before + h
+        up = np.array(f(value), dtype=np.float64)
+        value[index] = before - h
+        down = np.array(f(value), dtype=np.float64)
+        value[index] = before
+        gradient[index] = ((up - down) * df).sum() / (2 * h)
+    return gradient
+
+
+def relative_error(a: Any, b: Any, definition: str = "maximum") -> float:
+    """The largest relative error between two gradients; 0 where both are 0.
+
+    definition: "maximum", |a - b| / max(|a|, |b|) (the notes), or "sum", |a - b| / max(1e-8,
+    |a| + |b|) (the assignments). By the notes' bands, with h = 1e-5 in float64: above 1e-2 usually
+    wrong, below 1e-4 fine only for functions with kinks, 1e-7 and less happy."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"the gradients have shapes {a.shape} and {b.shape}")
+    if definition == "sum":
+        size = np.maximum(1e-8, abs(a) + abs(b))
+    elif definition == "maximum":
+        size = np.maximum(abs(a), abs(b))
+    else:
+        raise ValueError(f'definition must be "maximum" or "sum", not {definition!r}')
+    difference = abs(a - b)
+    return float(np.divide(difference, size, out=np.zeros_like(size), where=size > 0).max())
 
 
 class Twin:

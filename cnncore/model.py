@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,19 @@ DTYPES = ("float32", "float64")
 EVALUATION_BATCH = 256
 # Running copies of a prediction plan that a model keeps for its threads, and of how many plans.
 POOL = 4
+
+
+# What models have elsewhere, and how it is done here.
+_OTHER_NAMES = {
+    "fit": "train it with Solver(model, train=(x, y), update=Adam(1e-3), num_epochs=5).train()",
+    "train": "train it with Solver(model, train=(x, y), update=Adam(1e-3), num_epochs=5).train()",
+    "compile": "give loss= to Model, and the update rule to Solver",
+    "weights": "its parameters are model.parameters, or model.state() by path",
+    "state_dict": "its arrays by path are model.state()",
+    "load_state_dict": "arrays by path are taken by model.load_state(state)",
+    "forward": "model.scores(x) gives the scores",
+    "score": "model.evaluate(x, y) gives accuracy and loss",
+}
 
 
 class StateDifference(NamedTuple):
@@ -120,6 +133,13 @@ class Model:
                 constant = isinstance(entry.fill, float)
                 value = entry.fill if constant else entry.fill.draw(seed, path, entry.shape)
                 vector.part(path)[...] = value
+
+    if not TYPE_CHECKING:  # to a type checker an unknown name stays an error
+
+        def __getattr__(self, name: str) -> Any:
+            hint = _OTHER_NAMES.get(name)
+            words = f"Model has no {name}" + (f"; {hint}" if hint else "")
+            raise AttributeError(words, name=name, obj=self)
 
     def __getitem__(self, path: str) -> Array:
         """View of the parameter or statistic at a path ("0.w"); writing changes the model."""

@@ -109,10 +109,14 @@ def confusion_text(matrix: Array) -> str:
     return "\n".join([title, f"     | {head}", f"-----+-{'-' * len(head)}", *rows])
 
 
-def write_run(folder: Path, model: Model, history: History) -> None:
-    """What any ending leaves: model.npz and history.csv. Files of an earlier run there go."""
+def clear(folder: Path) -> None:
+    """Removes the files of an earlier run, lest they be taken for this one's."""
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
+
+
+def write_run(folder: Path, model: Model, history: History) -> None:
+    """What any ending leaves: model.npz and history.csv."""
     model.save(folder / "model.npz")
     write_history(folder / "history.csv", history)
 

@@ -27,6 +27,28 @@ from .vector import Vector
 LONGEST_RUN = 256
 
 
+# Arguments as others spell them, and as they are spelt here.
+_OTHER_NAMES = {
+    "optimizer": "update=Adam(lr)",
+    "epochs": "num_epochs=",
+    "n_epochs": "num_epochs=",
+    "max_iter": "num_iterations=",
+    "iterations": "num_iterations=",
+    "steps": "num_iterations=",
+    "validation_data": "validation=(x, y)",
+    "learning_rate": "the rule's own: update=Adam(lr)",
+    "lr": "the rule's own: update=Adam(lr)",
+    "update_rule": "update=SGD(lr)",
+    "optim_config": "the rule's own arguments: update=Momentum(lr, mu)",
+    "reg": "Model(..., regularization=L2(strength))",
+    "weight_decay": "Model(..., regularization=L2(strength))",
+    "shuffle": 'sampling="shuffle" or "replacement"',
+    "drop_last": 'last_batch="drop" or "keep"',
+    "sample_weight": "train=(x, y, weight)",
+    "num_train_sample": "num_train_samples=",
+}
+
+
 class Step(NamedTuple):
     """What one iteration did. `epoch` counts from 1; `loss` is data loss plus penalty."""
 
@@ -76,7 +98,12 @@ class Solver:
         class_weight: Any = None,
         seed: int | None = None,
         verbose: bool | None = None,
+        **unknown: Any,
     ) -> None:
+        for name in unknown:
+            right = _OTHER_NAMES.get(name)
+            hint = f"; here it is {right}" if right else ""
+            raise TypeError(f"Solver has no argument {name}{hint}")
         if not isinstance(model, Model):
             raise TypeError(f"model must be a Model, not {type(model).__name__}")
         if not isinstance(update, Update):
