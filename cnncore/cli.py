@@ -1,4 +1,4 @@
-"""The command `cnncore`: train, predict, info, check."""
+"""The command `cnncore`: train, predict, info, check, gradcheck."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FINAL_LR_SHARE = 0.05
 
 THREADS = "default: what cnncore info says; the result is the same for any number"
 
-DIVERGED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+DIVERGED, FAILED, WRONG_INPUT, INTERRUPTED = 1, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -256,6 +256,21 @@ def _check(arguments: argparse.Namespace) -> int:
     return selfcheck.main()
 
 
+def _gradcheck(arguments: argparse.Namespace) -> int:
+    from .gradcheck import gradcheck  # as above
+
+    data = load(arguments.data)
+    shape = data.x_train.shape[1:]
+    net = MODELS[arguments.model](shape, _count_classes(data))
+    model = Model(net, shape, regularization=arguments.l2, seed=arguments.seed)
+    few = slice(arguments.examples)
+    outcome = gradcheck(
+        model, data.x_train[few], data.y_train[few], num_checks=arguments.checks,
+        seed=arguments.seed,
+    )  # fmt: skip
+    return 0 if outcome else FAILED
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises what argparse would print below a page of usage."""
 
@@ -276,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
         ("predict", _predict, "print the class and its probability for each example of files"),
         ("info", _info, "print version, compiler, instruction set and threads"),
         ("check", _check, "run every kernel against its NumPy twin on this processor"),
+        ("gradcheck", _gradcheck, "check a net's gradients against central differences"),
     ):
         command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         command.set_defaults(run=run)
@@ -283,7 +299,19 @@ def _parser() -> argparse.ArgumentParser:
             _add_train_options(command)
         elif run is _predict:
             _add_predict_options(command)
+        elif run is _gradcheck:
+            _add_gradcheck_options(command)
     return parser
+
+
+def _add_gradcheck_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", default="digits", metavar="DATA", help="as for train (default: digits)")
+    add("--model", default="convnet", choices=MODELS, help="the net (default: convnet)")
+    add("--l2", type=_l2, default=L2(L2_STRENGTH), metavar="X", help="strength of the L2 penalty")
+    add("--seed", type=int, default=0, metavar="N", help="of weights and coordinates (default: 0)")
+    add("--examples", type=int, default=3, metavar="N", help="few are best (default: 3)")
+    add("--checks", type=int, default=10, metavar="N", help="of each parameter (default: 10)")
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:

@@ -342,3 +342,29 @@ def test_resnet20_has_the_size_of_its_paper():
     model = cnn.Model(zoo.resnet20((32, 32, 3), 10), (32, 32, 3))
     # 269,722 with parameterless shortcuts, and 2,752 in the two that are convolutions here.
     assert model.architecture.parameters.count == 269_722 + 2_752
+
+
+@pytest.mark.parametrize("model", ["mlp", "lenet"])
+def test_gradcheck_command(model, capsys):
+    assert main(["gradcheck", "--model", model, "--checks", "2"]) == 0
+    assert "gradients agree" in capsys.readouterr().out
+
+
+def test_gradcheck_command_fails_on_wrong_gradients(monkeypatch, capsys):
+    original = cnn.Model.gradient_runner
+
+    def spoilt(self, examples, **more):
+        runner, gradients = original(self, examples, **more)
+        run = runner.run
+
+        def run_and_spoil(*arguments):
+            results = run(*arguments)
+            gradients[...] *= 1.01
+            return results
+
+        runner.run = run_and_spoil
+        return runner, gradients
+
+    monkeypatch.setattr(cnn.Model, "gradient_runner", spoilt)
+    assert main(["gradcheck", "--model", "mlp", "--checks", "2"]) == 1
+    assert "DIFFER" in capsys.readouterr().out
