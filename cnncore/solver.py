@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from math import inf, isfinite
 from typing import Any, NamedTuple
 
@@ -275,16 +274,9 @@ class Solver:
         finally:
             runner.release()
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> _Alone:
         """Trains in one thread at a time: a second one is refused before it changes anything."""
-        if self._busy:
-            raise RuntimeError("this solver is training already, in another thread")
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
+        return _Alone(self)
 
     def __reduce__(self) -> Any:
         raise TypeError("a Solver cannot be pickled or copied; pickle, clone or save its model")
@@ -410,6 +402,23 @@ class Solver:
             if self.restore == "best" and self._best is not None:
                 self._last = self._snapshot()
                 self._write(*self._best[1:])
+
+
+class _Alone:
+    """Marks a solver as training."""
+
+    __slots__ = ("solver",)
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver = solver
+
+    def __enter__(self) -> None:
+        if self.solver._busy:
+            raise RuntimeError("this solver is training already, in another thread")
+        self.solver._busy = True
+
+    def __exit__(self, *exception: object) -> None:
+        self.solver._busy = False
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
