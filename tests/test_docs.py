@@ -17,7 +17,9 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 def blocks():
     for page in PAGES:
-        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M), 1):
+        for number, code in enumerate(
+            re.findall(r"^```python\n(.*?)^```", page.read_text(), re.S | re.M), 1
+        ):
             yield pytest.param(page, number, code, id=f"{page.stem}-{number}")
 
 
