@@ -4,7 +4,6 @@ The variance is what the names say; fan_in counts the inputs of one neuron (r s 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from math import prod, sqrt
 
@@ -16,6 +15,8 @@ from .shapes import Shape, number, settle
 
 def generator(seed: int, path: str) -> np.random.RandomState:
     """Philox keyed by seed and path, under RandomState, whose distributions never change."""
+    import hashlib
+
     digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
     key = np.array([seed, int.from_bytes(digest, "little")], np.uint64)
     return np.random.RandomState(np.random.Philox(key=key))

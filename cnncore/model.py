@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -451,6 +450,8 @@ class Model:
 
     def digest(self) -> str:
         """SHA-256 over the little-endian parameters in path order, then the statistics."""
+        import hashlib  # slow to import; also in `init`
+
         sha = hashlib.sha256()
         for layout in self._architecture.layouts:
             for path in sorted(layout):

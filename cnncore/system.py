@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from . import _core, levels
@@ -35,44 +34,44 @@ def get_num_threads() -> int:
     return size
 
 
-def cgroup_quota(root: Path = Path("/")) -> int | None:
+def cgroup_quota(root: str = "/") -> int | None:
     """Whole processors that the control group of this process allows, or None.
 
     Reads cpu.max (version 2) or cpu.cfs_quota_us (version 1), here and in the groups above."""
+    lines = _read(os.path.join(root, "proc/self/cgroup")).splitlines()
+    return min((q for line in lines for q in _group_quotas(root, line)), default=None)
+
+
+def _read(path: str) -> str:
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        with open(path) as stream:
+            return stream.read()
     except OSError:
-        return None
-    quotas = [q for line in lines for q in _group_quotas(root, line)]
-    return min(quotas, default=None)
+        return ""
 
 
-def _group_quotas(root: Path, line: str) -> list[int]:
+def _group_quotas(root: str, line: str) -> list[int]:
     number, controllers, group = [*line.split(":", 2), "", ""][:3]
-    if number == "0":
-        base = root / "sys/fs/cgroup"
-    elif "cpu" in controllers.split(","):
-        base = root / "sys/fs/cgroup" / controllers
-        base = base if base.is_dir() else root / "sys/fs/cgroup/cpu"
-    else:
-        return []
+    base = os.path.join(root, "sys/fs/cgroup")
+    if number != "0":
+        if "cpu" not in controllers.split(","):
+            return []
+        own = os.path.join(base, controllers)
+        base = own if os.path.isdir(own) else os.path.join(base, "cpu")
     # Inside a container the path may be the host's: the mount itself is then the group.
-    names = group.strip("/").split("/") if group.strip("/") else []
-    groups = [base.joinpath(*names[:i]) for i in range(len(names) + 1)]
+    names = [name for name in group.split("/") if name]
+    groups = [os.path.join(base, *names[:i]) for i in range(len(names) + 1)]
     return [q for g in groups if (q := _quota(g)) is not None]
 
 
-def _quota(group: Path) -> int | None:
+def _quota(group: str) -> int | None:
+    text = _read(os.path.join(group, "cpu.max")) or " ".join(
+        _read(os.path.join(group, f"cpu.cfs_{name}_us")) for name in ("quota", "period")
+    )
     try:
-        if (group / "cpu.max").exists():
-            limit, period = (group / "cpu.max").read_text().split()[:2]
-        else:
-            limit = (group / "cpu.cfs_quota_us").read_text().strip()
-            period = (group / "cpu.cfs_period_us").read_text().strip()
-        if limit == "max" or int(limit) <= 0:
-            return None
-        return max(1, int(limit) // int(period))
-    except (OSError, ValueError, ZeroDivisionError):
+        limit, period = text.split()[:2]
+        return max(1, int(limit) // int(period)) if int(limit) > 0 else None
+    except (ValueError, ZeroDivisionError):  # "max", or nothing there
         return None
 
 
@@ -96,13 +95,10 @@ def _openmp_source() -> str:
 
 def openmp_runtime() -> str:
     """The OpenMP runtime loaded with the kernels, as the dynamic linker found it."""
-    try:
-        maps = Path("/proc/self/maps").read_text()
-    except OSError:
-        return "unknown"
     names = ("libgomp", "libomp", "libiomp")
-    files = {line.split()[-1] for line in maps.splitlines() if "/" in line}
-    return ", ".join(sorted(f for f in files if Path(f).name.startswith(names))) or "none"
+    files = {line.split()[-1] for line in _read("/proc/self/maps").splitlines() if "/" in line}
+    found = sorted(f for f in files if os.path.basename(f).startswith(names))
+    return ", ".join(found) or "unknown"
 
 
 def info() -> dict[str, Any]:
