@@ -110,10 +110,10 @@ class Architecture:
         train = purpose.kind in ("train", "gradients")
         builder = Builder(purpose.capacity, self.dtype, train, purpose.frozen)
         labelled = purpose.kind not in ("scores", "probabilities")
-        x = self._gather(builder, purpose)
+        x = self._gather(builder)
         scores = self._emit(builder, x)
         results: dict[str, Tensor] = {}
-        named = {"x": x, "scores": scores}
+        named: dict[str, Tensor] = {}
         if labelled:
             assert purpose.loss is not None
             target, weight = self._gather_targets(builder, purpose)
@@ -137,16 +137,14 @@ class Architecture:
             result = Tensor("y", (1, *out.shape[1:]), self.dtype, BOUND)
             plain.append(Op("output", "forward", {"x": out}, {"y": result}))
         outputs = {path: y for path, _, y in builder.layers}
-        keep = tuple(outputs[path] for path in purpose.keep) + (
-            (named["dx"],) if purpose.input_gradient else ()
-        )
+        named |= {path: outputs[path] for path in purpose.keep}
+        keep = tuple(named.values())
         return Plan(
             fuse.fuse(plain, keep), plain, purpose.capacity, self.dtype, purpose.isa, results,
-            purpose.update.states if purpose.update else (), keep, constants, not train,
-            named | {path: outputs[path] for path in purpose.keep},
+            keep, constants, not train, named,
         )  # fmt: skip
 
-    def _gather(self, builder: Builder, purpose: Purpose) -> Tensor:
+    def _gather(self, builder: Builder) -> Tensor:
         """The plan's first op: a batch of examples, in the dtype of the net."""
         x = builder.tensor("x", (BATCH, *self.input_shape))
         self._gather_from(builder, "data", self.input_shape, x)

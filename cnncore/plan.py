@@ -284,7 +284,6 @@ class Plan:
     dtype: str
     isa: str
     results: dict[str, Tensor]
-    states: tuple[str, ...] = ()
     keep: tuple[Tensor, ...] = ()
     constants: bytes = b""
     inference: bool = False  # parameters do not change in a run

@@ -62,11 +62,6 @@ class Program:
         """Bytes from the tensor's base."""
         return self.offsets[tensor.root] if tensor.base == ARENA else tensor.offset
 
-    @property
-    def bytes(self) -> int:
-        """Memory of one running copy, beside the model's vectors."""
-        return int(self.arena_bytes + self.template.scratch)
-
 
 def _fields(op: Op) -> list[str]:
     """Tensors the kernel reads or writes; a twin may have more, for their shapes."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import inputs
-from .architecture import Purpose, program, training
+from .architecture import program, training
 from .inputs import Examples
 from .interrupts import Uninterrupted
 from .model import EVALUATION_BATCH, Model
@@ -143,7 +143,7 @@ class Solver:
             name: Vector(model.architecture.parameters, model.dtype)
             for name in (GRADIENTS, *update.states)
         }
-        self._runners: dict[Purpose, Runner] = {}
+        self._runners: dict[tuple[bool, frozenset[str]], Runner] = {}
         self._busy = False
 
     def _take_data(self, train: Any, validation: Any, class_weight: Any) -> None:
@@ -283,15 +283,16 @@ class Solver:
 
     def _runner_for(self, weighted: bool) -> Runner:
         model = self.model
-        purpose = training(
-            self.batch_size, model.isa, model.loss, model.l2, self.update, weighted=weighted,
-            frozen=model.frozen,
-        )  # fmt: skip
-        if purpose not in self._runners:
-            self._runners[purpose] = Runner(
+        key = weighted, model.frozen  # all that may change between two steps
+        if key not in self._runners:
+            purpose = training(
+                self.batch_size, model.isa, model.loss, model.l2, self.update, weighted=weighted,
+                frozen=model.frozen,
+            )  # fmt: skip
+            self._runners[key] = Runner(
                 program(model.architecture, purpose), model.vectors | self._vectors
             )
-        return self._runners[purpose]
+        return self._runners[key]
 
     def _advance(self, limit: int) -> list[Step]:
         """Up to `limit` steps, not beyond the epoch's end, and what is due after them."""

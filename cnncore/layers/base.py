@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..plan import BATCH, Builder, Tensor
 
@@ -28,10 +28,6 @@ class Layer:
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         raise NotImplementedError
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments, for files and repr."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
 
 
 def emit_leaf(layer: Layer, net: Builder, x: Tensor) -> Tensor:

@@ -81,38 +81,32 @@ static const char *momentum_check(const void *args) {
     return update_check(args);
 }
 
-static void momentum_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
-    (void)scratch;
-    const momentum_update *a = args;
+/* w follows the velocity; Nesterov's also takes back the old one and looks ahead with the new. */
+CN_INLINE void follow(const momentum_update *a, real lr, ptrdiff_t chunk, const int look_ahead) {
     real *w = a->w.data, *v = a->v.data;
     const real *dw = a->dw.data;
-    const real lr = (real)step->lr, mu = (real)a->mu;
-    for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
-        const real l2 = (real)p.l2;
-        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
-            vec x = v_load_n(w + i, p.to - i), g = v_load_n(dw + i, p.to - i) + l2 * x;
-            vec velocity = mu * v_load_n(v + i, p.to - i) - lr * g;
-            v_store_n(v + i, velocity, p.to - i);
-            v_store_n(w + i, x + velocity, p.to - i);
-        }
-    }
-}
-
-static void nesterov_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
-    (void)scratch;
-    const nesterov_update *a = args;
-    real *w = a->w.data, *v = a->v.data;
-    const real *dw = a->dw.data;
-    const real lr = (real)step->lr, mu = (real)a->mu;
+    const real mu = (real)a->mu;
     for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
         const real l2 = (real)p.l2;
         for (ptrdiff_t i = p.from; i < p.to; i += VL) {
             vec x = v_load_n(w + i, p.to - i), g = v_load_n(dw + i, p.to - i) + l2 * x;
             vec before = v_load_n(v + i, p.to - i), velocity = mu * before - lr * g;
+            vec step = velocity;
+            if (look_ahead) step = (1 + mu) * velocity - mu * before;
             v_store_n(v + i, velocity, p.to - i);
-            v_store_n(w + i, x + ((1 + mu) * velocity - mu * before), p.to - i);
+            v_store_n(w + i, x + step, p.to - i);
         }
     }
+}
+
+static void momentum_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    follow(args, (real)step->lr, chunk, 0);
+}
+
+static void nesterov_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    follow(args, (real)step->lr, chunk, 1);
 }
 
 /* So far above the smallest normal number that 0 / (sqrt(0) + eps) is 0. */
