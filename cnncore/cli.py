@@ -16,9 +16,10 @@ from typing import NoReturn
 import numpy as np
 
 from . import report
+from .architecture import DTYPES
 from .data import Dataset, is_image, load, read_samples
 from .errors import DivergenceError
-from .model import DTYPES, EVALUATION_BATCH, Model
+from .model import EVALUATION_BATCH, Model
 from .model import load as load_model
 from .reference.case import Array
 from .shapes import integer

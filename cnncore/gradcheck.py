@@ -14,7 +14,7 @@ import numpy as np
 from .inputs import Examples
 from .interpret import Interpreter
 from .model import Model
-from .plan import GRADIENTS, PARAMETERS, STATISTICS
+from .plan import GRADIENTS, PARAMETERS, PREPROCESSING, STATISTICS
 from .program import Batches
 from .reference.case import Array
 from .shapes import integer, number
@@ -120,7 +120,8 @@ def gradcheck(
     runner.bind(examples.bindings)
     n = len(examples.x)
     loss = float(runner.run(Batches.one(n, t, model.seed)).sum())
-    dx = runner.value(runner.program.plan.named["dx"], n).copy()
+    # Of the data: the plan's x is what the gather op has shifted and scaled.
+    dx = runner.value(runner.program.plan.named["dx"], n) * model.preprocessing.scale
     runner.release()
     twin = Twin(runner.program.plan, model, examples, t)
     twin_loss = twin.loss()[0]
@@ -142,13 +143,7 @@ def in_float64(model: Model) -> Model:
     """The model itself if it is float64, else a float64 copy of it."""
     if model.dtype == "float64":
         return model
-    copy = Model(
-        model.net, model.given_shape, model.loss, model.regularization, model.seed,
-        "float64", model.input_layout, model.isa,
-    )  # fmt: skip
-    copy.load_state(model.state())
-    copy.frozen = model.frozen
-    return copy
+    return model.clone(dtype="float64")
 
 
 def numerical_gradient(f: Callable[[Array], Any], x: Any, df: Any = 1, h: float = 1e-5) -> Array:
@@ -197,6 +192,7 @@ class Twin:
         vectors = {
             PARAMETERS: self.parameters,
             STATISTICS: model.statistics.copy(),
+            PREPROCESSING: model.vectors[PREPROCESSING],
             GRADIENTS: np.zeros_like(self.parameters),
         }
         arrays = examples.bindings | {"data": self.data}
