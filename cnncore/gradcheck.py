@@ -224,8 +224,9 @@ class GradientCheck:
         return self.passed
 
     def __getitem__(self, part: str) -> dict[str, PathCheck]:
-        """What was found for each path of a part: `check["data_loss"]["0.w"].verdict`."""
-        return {p.path: p for found in self.parts if found.name == part for p in found.paths}
+        """What was found for each path of a part: `check["data_loss"]["0.w"].verdict`. KeyError
+        for "penalty" if the model has none."""
+        return {p.path: p for p in {found.name: found for found in self.parts}[part].paths}
 
     def __str__(self) -> str:
         lines = [str(part) for part in self.parts]

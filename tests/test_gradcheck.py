@@ -157,7 +157,10 @@ def test_both_parts_are_shown():
         assert c.analytic == pytest.approx(0.3 * model["a.w"][c.index], rel=1e-9)
     assert set(outcome["penalty"]) == {"a.w", "a.b", "2.w", "2.b"}
     assert "no penalty on a.b, 2.b\n" in str(outcome)
-    assert [part.name for part in check(plain_model()).parts] == ["data_loss"]
+    without = check(plain_model())
+    assert [part.name for part in without.parts] == ["data_loss"]
+    with pytest.raises(KeyError, match="penalty"):
+        without["penalty"]
 
 
 def test_a_wrong_penalty_is_found_in_its_own_part(monkeypatch):
