@@ -28,6 +28,24 @@ CN_INLINE lanes64 low_product(lanes64 a, uint32_t b) {
 #endif
 }
 
+/* The key of each round. */
+enum { CN_PHILOX_ROUNDS = 10 };
+typedef struct {
+    uint64_t word[CN_PHILOX_ROUNDS][2];
+} cn_philox_keys;
+
+static inline cn_philox_keys cn_philox_schedule(uint64_t seed) {
+    cn_philox_keys keys;
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < CN_PHILOX_ROUNDS; round++) {
+        keys.word[round][0] = k0;
+        keys.word[round][1] = k1;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return keys;
+}
+
 /* The even lanes of x and y in turns, and the odd ones. */
 CN_INLINE void interleave(lanes64 x, lanes64 y, lanes64 *even, lanes64 *odd) {
 #if CN_VECTOR_BYTES == 64
@@ -45,8 +63,8 @@ CN_INLINE void interleave(lanes64 x, lanes64 y, lanes64 *even, lanes64 *odd) {
 /* out[i] gets the four words of counter (block + i, t) in the given stream and ordinal:
  * word 0: block low; word 1: block bits 32..47 | t bits 32..47 << 16; word 2: t low;
  * word 3: stream << 24 | ordinal. */
-CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], uint64_t seed, uint64_t block,
-                         uint64_t t, uint32_t stream, uint32_t ordinal) {
+CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], const cn_philox_keys *keys,
+                         uint64_t block, uint64_t t, uint32_t stream, uint32_t ordinal) {
     lanes64 c[2][4];
 #pragma GCC unroll 2
     for (int v = 0; v < 2; v++) {
@@ -60,19 +78,16 @@ CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], uint64_t seed, uin
         c[v][2] = (lanes64){0} + t;
         c[v][3] = (lanes64){0} + (stream << 24 | ordinal);
     }
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
+#pragma GCC unroll 10
+    for (int round = 0; round < CN_PHILOX_ROUNDS; round++)
 #pragma GCC unroll 2
         for (int v = 0; v < 2; v++) {
             lanes64 a = low_product(c[v][0], 0xD2511F53u), b = low_product(c[v][2], 0xCD9E8D57u);
-            c[v][0] = (b >> 32) ^ c[v][1] ^ k0;
+            c[v][0] = (b >> 32) ^ c[v][1] ^ keys->word[round][0];
             c[v][1] = b;
-            c[v][2] = (a >> 32) ^ c[v][3] ^ k1;
+            c[v][2] = (a >> 32) ^ c[v][3] ^ keys->word[round][1];
             c[v][3] = a;
         }
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
 #pragma GCC unroll 2
     for (int v = 0; v < 2; v++) {
         lanes64 x = (c[v][0] & 0xffffffffu) | c[v][1] << 32;

@@ -24,6 +24,37 @@ static ptrdiff_t blocks(cn_tensor x, ptrdiff_t n) {
     return cn_ceil_div(cn_rows(x, n), row_block(x));
 }
 
+/* Sums over rows go by tiles of REDUCE_TILE rows, in reals, and beyond a tile in double. Memory
+ * must be read in its order: the processor fetches ahead of one stream, not of one for each row. So
+ * rows of up to WIDE vectors are added up in registers, and longer ones one by one in the scratch.
+ *
+ * COLUMNS calls `each(nv, some, j)` for nv vectors from column j, of `some` columns; both are
+ * constants but for a last, partly filled vector. */
+enum { WIDE = CN_VECTOR_BYTES == 64 ? 4 : 2 };
+#define COLUMNS(c, each)                                                                           \
+    do {                                                                                           \
+        ptrdiff_t j = 0;                                                                           \
+        for (; j + WIDE * VL <= (c); j += WIDE * VL) each(WIDE, WIDE * VL, j);                     \
+        for (; j + VL <= (c); j += VL) each(1, VL, j);                                             \
+        if (j < (c)) each(1, (c) - j, j);                                                          \
+    } while (0)
+
+/* Two sums for each channel, in reals: a tile's. */
+static ptrdiff_t tile_scratch(cn_tensor x) { return 2 * cn_channels(x) * (ptrdiff_t)sizeof(real); }
+static ptrdiff_t forward_scratch(const void *args) {
+    return tile_scratch(((const batchnorm_forward *)args)->x);
+}
+static ptrdiff_t backward_scratch(const void *args) {
+    return tile_scratch(((const batchnorm_backward *)args)->x);
+}
+
+static void add_tile(const real *tile, ptrdiff_t c, double *first, double *second) {
+    for (ptrdiff_t j = 0; j < c; j += VL) {
+        v_add_double(first + j, v_load_n(tile + j, c - j), c - j);
+        v_add_double(second + j, v_load_n(tile + c + j, c - j), c - j);
+    }
+}
+
 /* Columns that one chunk of a combining stage takes. */
 enum { COLUMN_BLOCK = 64 };
 
@@ -54,27 +85,49 @@ static ptrdiff_t forward_blocks(const void *args, ptrdiff_t n) {
     return blocks(((const batchnorm_forward *)args)->x, n);
 }
 
+CN_INLINE void add_moments(const int nv, ptrdiff_t some, const real *x, const real *first,
+                           ptrdiff_t rows, ptrdiff_t c, real *tile) {
+    vec shift[WIDE], sum[WIDE], square[WIDE];
+#pragma GCC unroll 4
+    for (int v = 0; v < nv; v++) {
+        ptrdiff_t left = some - v * VL;
+        shift[v] = v_load_n(first + v * VL, left);
+        sum[v] = v_load_n(tile + v * VL, left);
+        square[v] = v_load_n(tile + c + v * VL, left);
+    }
+    for (ptrdiff_t k = 0; k < rows; k++)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) {
+            vec difference = v_load_n(x + k * c + v * VL, some - v * VL) - shift[v];
+            sum[v] += difference;
+            square[v] += difference * difference;
+        }
+#pragma GCC unroll 4
+    for (int v = 0; v < nv; v++) {
+        v_store_n(tile + v * VL, sum[v], some - v * VL);
+        v_store_n(tile + c + v * VL, square[v], some - v * VL);
+    }
+}
+
 static void block_moments(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
-    (void)scratch;
     const batchnorm_forward *a = args;
     ptrdiff_t c = cn_channels(a->x), total = cn_rows(a->x, step->n), from = chunk * row_block(a->x);
-    ptrdiff_t rows = cn_min(row_block(a->x), total - from);
+    ptrdiff_t rows = cn_min(row_block(a->x), total - from),
+              at_once = c <= WIDE * VL ? REDUCE_TILE : 1;
     if (total == 1) cn_fail(step, CN_ONE_VALUE);
     const real *x = (const real *)a->x.data + from * c;
     double *mean = (double *)a->head.workspace + chunk * 2 * c, *squares = mean + c;
     for (ptrdiff_t j = 0; j < 2 * c; j++) mean[j] = 0;
     for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
-        ptrdiff_t some = cn_min(REDUCE_TILE, rows - i);
-        for (ptrdiff_t j = 0; j < c; j += VL) {
-            vec shift = v_load_n(x + j, c - j), sum = {0}, square = {0};
-            for (ptrdiff_t k = i; k < i + some; k++) {
-                vec difference = v_load_n(x + k * c + j, c - j) - shift;
-                sum += difference;
-                square += difference * difference;
-            }
-            v_add_double(mean + j, sum, c - j);
-            v_add_double(squares + j, square, c - j);
+        real *tile = scratch;
+        memset(tile, 0, 2 * (size_t)c * sizeof(real));
+        for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k += at_once) {
+#define EACH(nv, some, j)                                                                          \
+    add_moments(nv, some, x + k * c + j, x + j, cn_min(at_once, rows - k), c, tile + j)
+            COLUMNS(c, EACH);
+#undef EACH
         }
+        add_tile(tile, c, mean, squares);
     }
     for (ptrdiff_t j = 0; j < c; j++) {
         double shifted = mean[j] / (double)rows;
@@ -117,16 +170,13 @@ static void merge_moments(const void *args, const cn_step *step, ptrdiff_t chunk
 /* y = (x - mean) * scale + beta */
 static void normalize(const real *x, real *y, ptrdiff_t rows, ptrdiff_t c, const real *mean,
                       const real *scale, const real *beta, int relu) {
-    for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE)
+    for (ptrdiff_t i = 0; i < rows; i++, x += c, y += c)
         for (ptrdiff_t j = 0; j < c; j += VL) {
             ptrdiff_t some = c - j;
-            vec m = v_load_n(mean + j, some), factor = v_load_n(scale + j, some);
-            vec shift = v_load_n(beta + j, some);
-            for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k++) {
-                vec out = (v_load_n(x + k * c + j, some) - m) * factor + shift;
-                if (relu) out = v_select(out <= 0, (vec){0}, out);
-                v_store_n(y + k * c + j, out, some);
-            }
+            vec centred = v_load_n(x + j, some) - v_load_n(mean + j, some);
+            vec out = centred * v_load_n(scale + j, some) + v_load_n(beta + j, some);
+            if (relu) out = v_select(out <= 0, (vec){0}, out);
+            v_store_n(y + j, out, some);
         }
 }
 
@@ -190,29 +240,62 @@ CN_INLINE vec through_relu(vec dy, vec centred, vec scale, vec beta) {
     return v_select(centred * scale + beta > 0, dy, (vec){0});
 }
 
-CN_INLINE void sum_gradients(const int relu, const batchnorm_backward *a, const real *x,
-                             const real *dy, ptrdiff_t rows, double *sum, double *product) {
+/* Of all channels. */
+typedef struct {
+    const real *mean, *scale, *beta, *centre, *slope;
+} coefficients;
+
+static coefficients coefficients_of(const batchnorm_backward *a) {
+    const real *scale = backward_coefficients(a);
     ptrdiff_t c = cn_channels(a->x);
-    const real *mean = a->mean.data, *scale = backward_coefficients(a), *beta = a->beta.data;
-    for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE)
-        for (ptrdiff_t j = 0; j < c; j += VL) {
-            ptrdiff_t some = c - j;
-            vec m = v_load_n(mean + j, some), s = {0}, p = {0}, factor = {0}, shift = {0};
-            if (relu) factor = v_load_n(scale + j, some), shift = v_load_n(beta + j, some);
-            for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k++) {
-                vec g = v_load_n(dy + k * c + j, some);
-                vec centred = v_load_n(x + k * c + j, some) - m;
-                if (relu) g = through_relu(g, centred, factor, shift);
-                s += g;
-                p += g * centred;
-            }
-            v_add_double(sum + j, s, some);
-            v_add_double(product + j, p, some);
+    return (coefficients){a->mean.data, scale, a->beta.data, scale + c, scale + 2 * c};
+}
+
+CN_INLINE void add_gradients(const int nv, ptrdiff_t some, const int relu, const real *x,
+                             const real *dy, ptrdiff_t rows, ptrdiff_t c, coefficients of,
+                             ptrdiff_t j, real *tile) {
+    vec m[WIDE], scale[WIDE], beta[WIDE], sum[WIDE], product[WIDE];
+#pragma GCC unroll 4
+    for (int v = 0; v < nv; v++) {
+        ptrdiff_t at = j + v * VL, left = some - v * VL;
+        m[v] = v_load_n(of.mean + at, left);
+        if (relu) scale[v] = v_load_n(of.scale + at, left), beta[v] = v_load_n(of.beta + at, left);
+        sum[v] = v_load_n(tile + at, left);
+        product[v] = v_load_n(tile + c + at, left);
+    }
+    for (ptrdiff_t k = 0; k < rows; k++)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) {
+            ptrdiff_t at = k * c + j + v * VL, left = some - v * VL;
+            vec g = v_load_n(dy + at, left), centred = v_load_n(x + at, left) - m[v];
+            if (relu) g = through_relu(g, centred, scale[v], beta[v]);
+            sum[v] += g;
+            product[v] += g * centred;
         }
+#pragma GCC unroll 4
+    for (int v = 0; v < nv; v++) {
+        v_store_n(tile + j + v * VL, sum[v], some - v * VL);
+        v_store_n(tile + c + j + v * VL, product[v], some - v * VL);
+    }
+}
+
+CN_INLINE void sum_gradients(const int relu, const real *x, const real *dy, ptrdiff_t rows,
+                             ptrdiff_t c, coefficients of, double *sum, double *product,
+                             real *tile) {
+    ptrdiff_t at_once = c <= WIDE * VL ? REDUCE_TILE : 1;
+    for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
+        memset(tile, 0, 2 * (size_t)c * sizeof(real));
+        for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k += at_once) {
+#define EACH(nv, some, j)                                                                          \
+    add_gradients(nv, some, relu, x + k * c, dy + k * c, cn_min(at_once, rows - k), c, of, j, tile)
+            COLUMNS(c, EACH);
+#undef EACH
+        }
+        add_tile(tile, c, sum, product);
+    }
 }
 
 static void block_gradients(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
-    (void)scratch;
     const batchnorm_backward *a = args;
     ptrdiff_t c = cn_channels(a->x), from = chunk * row_block(a->x);
     ptrdiff_t rows = cn_min(row_block(a->x), cn_rows(a->x, step->n) - from);
@@ -220,12 +303,12 @@ static void block_gradients(const void *args, const cn_step *step, ptrdiff_t chu
     double *sum = (double *)a->head.workspace + chunk * 2 * c, *product = sum + c;
     for (ptrdiff_t j = 0; j < 2 * c; j++) sum[j] = 0;
     if (a->relu)
-        sum_gradients(1, a, x, dy, rows, sum, product);
+        sum_gradients(1, x, dy, rows, c, coefficients_of(a), sum, product, scratch);
     else
-        sum_gradients(0, a, x, dy, rows, sum, product);
+        sum_gradients(0, x, dy, rows, c, coefficients_of(a), sum, product, scratch);
 }
 
-static void add_gradients(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+static void merge_gradients(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const batchnorm_backward *a = args;
     ptrdiff_t c = cn_channels(a->x), count = blocks(a->x, step->n);
@@ -252,22 +335,16 @@ static ptrdiff_t dx_blocks(const void *args, ptrdiff_t n) {
     return cn_present(a->dx) ? blocks(a->x, n) : 0;
 }
 
-CN_INLINE void gradient_rows(const int relu, const batchnorm_backward *a, const real *x,
-                             const real *dy, ptrdiff_t rows, real *dx) {
-    ptrdiff_t c = cn_channels(a->x);
-    const real *mean = a->mean.data, *scale = backward_coefficients(a), *beta = a->beta.data;
-    for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE)
+CN_INLINE void dx_rows(const int relu, const real *x, const real *dy, ptrdiff_t rows, ptrdiff_t c,
+                       coefficients of, real *dx) {
+    for (ptrdiff_t i = 0; i < rows; i++, x += c, dy += c, dx += c)
         for (ptrdiff_t j = 0; j < c; j += VL) {
             ptrdiff_t some = c - j;
-            vec m = v_load_n(mean + j, some), factor = v_load_n(scale + j, some), shift = {0};
-            vec centre = v_load_n(scale + c + j, some), slope = v_load_n(scale + 2 * c + j, some);
-            if (relu) shift = v_load_n(beta + j, some);
-            for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k++) {
-                vec g = v_load_n(dy + k * c + j, some);
-                vec centred = v_load_n(x + k * c + j, some) - m;
-                if (relu) g = through_relu(g, centred, factor, shift);
-                v_store_n(dx + k * c + j, (g - centre - centred * slope) * factor, some);
-            }
+            vec g = v_load_n(dy + j, some), scale = v_load_n(of.scale + j, some);
+            vec centred = v_load_n(x + j, some) - v_load_n(of.mean + j, some);
+            if (relu) g = through_relu(g, centred, scale, v_load_n(of.beta + j, some));
+            g -= v_load_n(of.centre + j, some) + centred * v_load_n(of.slope + j, some);
+            v_store_n(dx + j, g * scale, some);
         }
 }
 
@@ -279,9 +356,9 @@ static void backward_dx(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const real *x = (const real *)a->x.data + from * c, *dy = (const real *)a->dy.data + from * c;
     real *dx = (real *)a->dx.data + from * c;
     if (a->relu)
-        gradient_rows(1, a, x, dy, rows, dx);
+        dx_rows(1, x, dy, rows, c, coefficients_of(a), dx);
     else
-        gradient_rows(0, a, x, dy, rows, dx);
+        dx_rows(0, x, dy, rows, c, coefficients_of(a), dx);
 }
 
 static const char *eval_check(const void *args) {
@@ -371,6 +448,7 @@ static const cn_kernel forward = {
     .args_size = sizeof(batchnorm_forward),
     .fields = CN_TABLE(BATCHNORM_FORWARD),
     .check = forward_check,
+    .scratch = forward_scratch,
     .workspace = forward_workspace,
     .stages = {{forward_blocks, block_moments},
                {forward_columns, merge_moments},
@@ -383,10 +461,11 @@ static const cn_kernel backward = {
     .args_size = sizeof(batchnorm_backward),
     .fields = CN_TABLE(BATCHNORM_BACKWARD),
     .check = backward_check,
+    .scratch = backward_scratch,
     .workspace = backward_workspace,
     .stages = {{backward_columns, backward_scales},
                {backward_blocks, block_gradients},
-               {backward_columns, add_gradients},
+               {backward_columns, merge_gradients},
                {dx_blocks, backward_dx}},
 };
 #undef CN_ARGS_TYPE

@@ -6,8 +6,22 @@
 /* Elements that one call of the generator decides: 8 for each of its counters. */
 enum { GROUP = 8 * CN_PHILOX_COUNTERS };
 
-/* One 16-bit draw for each lane of a vector. */
-typedef uint16_t draw_vec __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+/* v where the lane's 16-bit draw is at most `largest`, else 0. */
+CN_INLINE vec keep(const uint16_t *draws, uint16_t largest, vec v) {
+#if CN_VECTOR_BYTES == 64 && CN_DOUBLE
+    __m128i d = _mm_loadu_si128((const __m128i *)draws);
+    return (vec)_mm512_maskz_mov_pd(_mm_cmple_epu16_mask(d, _mm_set1_epi16((short)largest)),
+                                    (__m512d)v);
+#elif CN_VECTOR_BYTES == 64
+    __m256i d = _mm256_loadu_si256((const __m256i *)draws);
+    return (vec)_mm512_maskz_mov_ps(_mm256_cmple_epu16_mask(d, _mm256_set1_epi16((short)largest)),
+                                    (__m512)v);
+#else
+    typedef uint16_t draw_vec __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+    return v_select(__builtin_convertvector(*(const draw_vec *)draws <= largest, ivec), v,
+                    (vec){0});
+#endif
+}
 
 static const char *check(cn_tensor in, cn_tensor out, double keep_prob, ptrdiff_t ordinal,
                          ptrdiff_t inverted) {
@@ -24,16 +38,20 @@ static void keep_or_drop(const real *in, real *out, ptrdiff_t from, ptrdiff_t en
     /* Kept if draw < round(65536 keep_prob), which may not fit 16 bits; one less does. */
     const uint16_t largest_kept = (uint16_t)((uint32_t)(65536 * keep_prob + 0.5) - 1);
     const real scale = inverted ? (real)(1 / keep_prob) : 1;
+    const cn_philox_keys keys = cn_philox_schedule(step->seed);
     uint32_t words[CN_PHILOX_COUNTERS][4];
+    const uint16_t *draws = (const uint16_t *)words;
     for (ptrdiff_t i = from; i < end; i += GROUP) {
-        cn_philox(words, step->seed, (uint64_t)i / 8, (uint64_t)step->t, CN_STREAM_DROPOUT,
+        cn_philox(words, &keys, (uint64_t)i / 8, (uint64_t)step->t, CN_STREAM_DROPOUT,
                   (uint32_t)ordinal);
-        ptrdiff_t some = cn_min(GROUP, end - i);
-        for (ptrdiff_t j = 0; j < some; j += VL) {
-            draw_vec draws = *(const draw_vec *)((const uint16_t *)words + j);
-            ivec kept = __builtin_convertvector(draws <= largest_kept, ivec);
-            vec v = v_load_n(in + i + j, some - j);
-            v_store_n(out + i + j, v_select(kept, v * scale, (vec){0}), some - j);
+        if (i + GROUP <= end) {
+            for (ptrdiff_t j = 0; j < GROUP; j += VL)
+                v_store(out + i + j, keep(draws + j, largest_kept, v_load(in + i + j) * scale));
+        } else {
+            for (ptrdiff_t j = 0; j < end - i; j += VL) {
+                vec v = v_load_n(in + i + j, end - i - j) * scale;
+                v_store_n(out + i + j, keep(draws + j, largest_kept, v), end - i - j);
+            }
         }
     }
 }

@@ -23,10 +23,13 @@ static const char *forward_check(const void *args) {
     return check(a->x, a->y, a->winner, a->size, a->stride, a->padding);
 }
 
+/* Places in a window, one for each lane. */
+typedef uint16_t place_vec __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+
 /* The largest of up to VL channels over one window, and where it was. */
-static void pool(const max_pool2d_forward *a, const real *image, window o, ptrdiff_t j, real *y,
-                 uint16_t *winner) {
-    ptrdiff_t w = a->x.shape[2], c = a->x.shape[3], some = cn_min(VL, c - j);
+CN_INLINE void pool(const max_pool2d_forward *a, const real *image, window o, ptrdiff_t j,
+                    ptrdiff_t some, real *y, uint16_t *winner) {
+    ptrdiff_t w = a->x.shape[2], c = a->x.shape[3];
     vec best = {0};
     ivec where = {0};
     int first = 1;
@@ -40,7 +43,8 @@ static void pool(const max_pool2d_forward *a, const real *image, window o, ptrdi
             first = 0;
         }
     v_store_n(y + j, best, some);
-    for (ptrdiff_t i = 0; i < some; i++) winner[j + i] = (uint16_t)where[i];
+    place_vec places = __builtin_convertvector(where, place_vec);
+    memcpy(winner + j, &places, 2 * (size_t)cn_min(some, VL));
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
@@ -53,7 +57,9 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void
     for (ptrdiff_t p = 0; p < a->y.shape[1]; p++)
         for (ptrdiff_t q = 0; q < a->y.shape[2]; q++, y += c, winner += c) {
             window o = window_at(a->x, a->size, a->stride, a->padding, p, q);
-            for (ptrdiff_t j = 0; j < c; j += VL) pool(a, image, o, j, y, winner);
+            ptrdiff_t j = 0;
+            for (; j + VL <= c; j += VL) pool(a, image, o, j, VL, y, winner);
+            if (j < c) pool(a, image, o, j, c - j, y, winner);
         }
 }
 
@@ -62,26 +68,37 @@ static const char *backward_check(const void *args) {
     return check(a->dx, a->dy, a->winner, a->size, a->stride, a->padding);
 }
 
+/* Adds the gradient of up to VL channels to the pixel of the window that won. Only pixels of the
+ * image are looked at, so that a winner not made by the forward pass does no harm. */
+CN_INLINE void spread(const max_pool2d_backward *a, real *image, window o, ptrdiff_t j,
+                      ptrdiff_t some, const real *dy, const uint16_t *winner) {
+    ptrdiff_t w = a->dx.shape[2], c = a->dx.shape[3];
+    place_vec places = {0};
+    memcpy(&places, winner + j, 2 * (size_t)cn_min(some, VL));
+    ivec where = __builtin_convertvector(places, ivec);
+    vec g = v_load_n(dy + j, some);
+    for (ptrdiff_t r = o.r0; r < o.r1; r++)
+        for (ptrdiff_t s = o.s0; s < o.s1; s++) {
+            real *dx = image + ((o.row + r) * w + o.column + s) * c + j;
+            ivec won = where == (bits)(r * a->size[1] + s);
+            v_store_n(dx, v_load_n(dx, some) + v_select(won, g, (vec){0}), some);
+        }
+}
+
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
     (void)step, (void)scratch;
     const max_pool2d_backward *a = args;
-    ptrdiff_t w = a->dx.shape[2], c = a->dx.shape[3], example = cn_example(a->dy);
+    ptrdiff_t c = a->dx.shape[3], example = cn_example(a->dy);
     real *dx = (real *)a->dx.data + i * cn_example(a->dx);
     memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
     const real *dy = (const real *)a->dy.data + i * example;
     const uint16_t *winner = (const uint16_t *)a->winner.data + i * example;
-    ptrdiff_t pixels = a->size[0] * a->size[1];
     for (ptrdiff_t p = 0; p < a->dy.shape[1]; p++)
         for (ptrdiff_t q = 0; q < a->dy.shape[2]; q++, dy += c, winner += c) {
-            ptrdiff_t row = p * a->stride[0] - a->padding[0];
-            ptrdiff_t column = q * a->stride[1] - a->padding[2];
-            for (ptrdiff_t j = 0; j < c; j++) {
-                ptrdiff_t place = cn_min(winner[j], pixels - 1);
-                ptrdiff_t r = row + place / a->size[1], s = column + place % a->size[1];
-                /* A winner that forward made lies in the image; one from elsewhere may not. */
-                if (r >= 0 && r < a->dx.shape[1] && s >= 0 && s < w)
-                    dx[(r * w + s) * c + j] += dy[j];
-            }
+            window o = window_at(a->dx, a->size, a->stride, a->padding, p, q);
+            ptrdiff_t j = 0;
+            for (; j + VL <= c; j += VL) spread(a, dx, o, j, VL, dy, winner);
+            if (j < c) spread(a, dx, o, j, c - j, dy, winner);
         }
 }
 
