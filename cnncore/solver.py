@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from math import inf, isfinite
 from typing import Any, NamedTuple
@@ -144,7 +145,7 @@ class Solver:
             for name in (GRADIENTS, *update.states)
         }
         self._runners: dict[tuple[bool, frozenset[str]], Runner] = {}
-        self._busy = False
+        self._training = threading.Lock()
 
     def _take_data(self, train: Any, validation: Any, class_weight: Any) -> None:
         self._train = self._validation = None
@@ -274,9 +275,13 @@ class Solver:
         finally:
             runner.release()
 
-    def _alone(self) -> _Alone:
-        """Trains in one thread at a time: a second one is refused before it changes anything."""
-        return _Alone(self)
+    def _alone(self) -> threading.Lock:
+        """Trains in one thread at a time: a second one is refused before it changes anything.
+
+        A lock, since nothing can interrupt a `with` of one between taking and giving it back."""
+        if self._training.locked():
+            raise RuntimeError("this solver is training already, in another thread")
+        return self._training
 
     def __reduce__(self) -> Any:
         raise TypeError("a Solver cannot be pickled or copied; pickle, clone or save its model")
@@ -403,23 +408,6 @@ class Solver:
             if self.restore == "best" and self._best is not None:
                 self._last = self._snapshot()
                 self._write(*self._best[1:])
-
-
-class _Alone:
-    """Marks a solver as training."""
-
-    __slots__ = ("solver",)
-
-    def __init__(self, solver: Solver) -> None:
-        self.solver = solver
-
-    def __enter__(self) -> None:
-        if self.solver._busy:
-            raise RuntimeError("this solver is training already, in another thread")
-        self.solver._busy = True
-
-    def __exit__(self, *exception: object) -> None:
-        self.solver._busy = False
 
 
 def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
