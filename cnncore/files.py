@@ -92,17 +92,18 @@ class ModelFile:
             )
         except (ValueError, RecursionError) as error:
             raise DataFormatError(f"{self.source}: meta is not valid JSON ({error})") from None
-        if not isinstance(meta, dict) or not isinstance(meta.get("format"), int):
+        found = meta.get("format") if isinstance(meta, dict) else None
+        if type(found) is not int or found < 1:
             raise DataFormatError(f"{self.source}: this is not a model file of this library")
-        if meta["format"] > FORMAT:
+        if found > FORMAT:
             raise DataFormatError(
-                f"{self.source}: written in format {meta['format']} by version "
+                f"{self.source}: written in format {found} by version "
                 f"{meta.get('version')}; this version reads up to format {FORMAT}"
             )
-        return meta
+        return dict(meta)
 
     def arrays(self, shapes: Mapping[str, Shape], dtype: str) -> dict[str, Array]:
-        """The arrays of these paths, each of exactly this shape and dtype."""
+        """The arrays of these paths, each of exactly this shape and dtype; no others are there."""
         members = {}
         for path, shape in shapes.items():
             member = self.archive.member(path, (dtype,))
@@ -111,6 +112,12 @@ class ModelFile:
                     f"{self.source}: {path} has shape {member.shape}, expected {shape}"
                 )
             members[path] = member
+        others = self.archive.others({META, *shapes})
+        if others:
+            raise DataFormatError(
+                f"{self.source}: expected no other members than its net has, found "
+                f"{', '.join(others)}"
+            )
         total = sum(member.nbytes for member in members.values())
         if total > self.size:
             raise DataFormatError(

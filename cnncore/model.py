@@ -88,7 +88,11 @@ class Model:
     def _class_names(self, names: Sequence[str] | None) -> tuple[str, ...] | None:
         if names is None:
             return None
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        if (
+            not np.iterable(names)
+            or isinstance(names, str)
+            or not all(isinstance(name, str) for name in names)
+        ):
             raise TypeError(f"classes must be a list of names, not {names!r}")
         if len(names) != self.outputs or len(set(names)) != len(names):
             raise ValueError(f"classes must be {self.outputs} different names, not {names!r}")
