@@ -65,8 +65,6 @@ pytestmark = [
     # numpy warns where it takes a damaged header for one of Python 2, zipfile of a name twice.
     pytest.mark.filterwarnings("ignore"),
 ]
-
-
 DATA_FORMAT = cnn.DataFormatError
 
 
@@ -1079,3 +1077,51 @@ def test_a_file_changed_at_random_is_refused_or_read(good: Good, tmp_path: Path)
         tracemalloc.stop()
     assert len(messages) >= 40
     assert all(good.file in message for message in messages)
+
+
+# Of a right configuration each value in turn becomes each of these.
+ODD = [
+    None, True, False, 0, -1, 1, 2**31 - 1, 2**31, 2**64, HUGE, -HUGE, 0.5, 1e308, float("inf"),
+    "", "x", "a\0b", "\ud800", [], [1], [[1, 2], [3, 4]], [1, 2, 3, 4, 5], [None], {}, {"a": 1},
+    {"type": 5}, {"type": "ReLU"}, {"type": "He"}, {"type": "L2", "strength": 1}, nested(2),
+]  # fmt: skip
+
+
+def changed_values(value: Any) -> Iterator[Any]:
+    """Copies of a tree of lists and dicts, each with one odd value."""
+    yield from ODD
+    items = value.items() if isinstance(value, dict) else ()
+    for key, within in enumerate(value) if isinstance(value, list) else items:
+        for odd in changed_values(within):
+            copy = value.copy()
+            copy[key] = odd
+            yield copy
+
+
+def test_an_odd_value_anywhere_in_a_configuration(tmp_path: Path) -> None:
+    net = [
+        cnn.Conv2d(2, 3, padding="same", init="glorot"), cnn.BatchNorm(), cnn.LeakyReLU(),
+        cnn.MaxPool2d(2), cnn.Residual([cnn.Conv2d(2, 1, init=cnn.init.SmallGaussian())]),
+        cnn.Concat([[], cnn.AvgPool2d(1)]), cnn.Flatten(), cnn.Maxout(2), cnn.ELU(),
+        cnn.Dropout(0.5), cnn.Affine(2, name="last"),
+    ]  # fmt: skip
+    model = cnn.Model(net, (4, 4, 1), regularization=cnn.L2(1e-3), classes=["a", "b"])
+    path, again = tmp_path / "a.npz", tmp_path / "again.npz"
+    model.save(path)
+    with np.load(path) as source:
+        arrays = dict(source)
+    members = {name: npy_bytes(array) for name, array in arrays.items()}
+    changed = list(changed_values(json.loads(bytes(arrays["meta"]))))
+    messages = []
+    for chosen in np.random.RandomState(0).choice(len(changed), 400, replace=False):
+        text = json.dumps(changed[chosen]).replace("Infinity", "1e999").encode()
+        write_zip(path, members | {"meta": npy_bytes(np.frombuffer(text, np.uint8))}, 0)
+        try:
+            found = cnn.load(path)
+        except DATA_FORMAT as error:
+            messages.append(str(error))
+        else:
+            found.save(again)
+            assert cnn.load(again).digest() == model.digest()
+    assert 200 < len(messages) < 390
+    assert all("a.npz: " in message for message in messages)
