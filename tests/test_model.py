@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import cnncore as cnn
+from cnncore.program import Runner
 from cnncore.vector import Vector
 
 NET = [
@@ -113,6 +114,14 @@ def test_predictions_agree_with_each_other(digits):
     assert found["accuracy"] == pytest.approx(right)
     rows = np.arange(len(prob))
     assert found["loss"] == pytest.approx(-np.log(prob[rows, digits.y_test]).mean(), rel=1e-5)
+
+
+def test_where_the_clock_cuts_an_evaluation_does_not_show(digits, monkeypatch):
+    model = digits_model()
+    whole = model.evaluate(digits.x_train, digits.y_train, batch_size=30)
+    run = Runner.run
+    monkeypatch.setattr(Runner, "run", lambda runner, batches: run(runner, batches, seconds=1e-9))
+    assert model.evaluate(digits.x_train, digits.y_train, batch_size=30) == whole
 
 
 def test_loss_and_gradients_change_nothing(digits):
