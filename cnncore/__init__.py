@@ -19,12 +19,13 @@ except ModuleNotFoundError as error:
 from typing import TYPE_CHECKING, Any
 
 from . import init, ops, reference
-from .errors import DataFormatError, DivergenceError
+from .errors import DataFormatError, DivergenceError, NotFittedError
 from .gradcheck import GradientCheck, gradcheck, numerical_gradient, relative_error
 from .layers import *  # noqa: F403
 from .layers import __all__ as _layers
 from .losses import Hinge, MeanSquaredError, Softmax
 from .model import Model, load
+from .preprocessing import PCA, Normalize, Whiten, ZeroCenter
 from .solver import Solver
 from .system import get_num_threads, info, set_num_threads, version
 from .updates import L2, SGD, AdaGrad, Adam, Momentum, Nesterov, RMSProp
@@ -49,6 +50,8 @@ _OTHER_NAMES = {
     "BatchNorm2d": "BatchNorm",
     "Activation": "ReLU, LeakyReLU, ELU, Sigmoid or Tanh",
     "Concatenate": "Concat",
+    "StandardScaler": "ZeroCenter() and Normalize()",
+    "MinMaxScaler": 'Normalize("minmax")',
     "Trainer": "Solver",
     "MSELoss": "MeanSquaredError",
     "CrossEntropyLoss": "Softmax",
@@ -71,6 +74,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     *_layers,
     "L2",
+    "PCA",
     "SGD",
     "AdaGrad",
     "Adam",
@@ -82,9 +86,13 @@ __all__ = [
     "Model",
     "Momentum",
     "Nesterov",
+    "Normalize",
+    "NotFittedError",
     "RMSProp",
     "Softmax",
     "Solver",
+    "Whiten",
+    "ZeroCenter",
     "__version__",
     "data",
     "get_num_threads",

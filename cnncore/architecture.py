@@ -30,13 +30,16 @@ from .shapes import Shape
 from .updates import Update
 from .vector import Layout
 
+DTYPES = ("float32", "float64")
 # How many architectures, and programs over all of them, are remembered.
 REMEMBERED = 64
 
 
 @lru_cache(REMEMBERED)
-def architecture(net: Sequential, input_shape: Shape, dtype: str) -> Architecture:
-    return Architecture(net, input_shape, dtype)
+def architecture(
+    net: Sequential, input_shape: Shape, dtype: str, scalings: tuple[tuple[str, int], ...] = ()
+) -> Architecture:
+    return Architecture(net, input_shape, dtype, scalings)
 
 
 @lru_cache(4 * REMEMBERED)
@@ -71,17 +74,25 @@ def training(
 
 
 class Architecture:
-    """A net for inputs of one shape and dtype: its parameters, and its plans for any purpose."""
+    """A net for inputs of one shape and dtype: its parameters, and its plans for any purpose.
 
-    def __init__(self, net: Sequential, input_shape: Shape, dtype: str) -> None:
+    scalings: names and lengths of the vectors, `mean` and `scale`, that a gathered example is
+    shifted and scaled by."""
+
+    def __init__(
+        self, net: Sequential, input_shape: Shape, dtype: str,
+        scalings: tuple[tuple[str, int], ...],
+    ) -> None:  # fmt: skip
         self.net, self.input_shape, self.dtype = net, input_shape, dtype
+        self.scaling_lengths = scalings
         builder = Builder(1, dtype, training=True)
-        x = builder.tensor("x", (BATCH, *input_shape))
+        x = self._gather(builder)
         self.scores = self._emit(builder, x)
         self.layers = builder.layers
-        self.forward_ops = builder.ops
+        self.forward_ops = builder.ops[1:]
         self.parameters = Layout(builder.parameters)
         self.statistics = Layout(builder.statistics)
+        self.scalings = Layout(builder.scalings)
 
     def _emit(self, builder: Builder, x: Tensor) -> Tensor:
         scores = emit_all(self.net.layers, builder, x)
@@ -148,6 +159,8 @@ class Architecture:
         """The plan's first op: a batch of examples, in the dtype of the net."""
         x = builder.tensor("x", (BATCH, *self.input_shape))
         self._gather_from(builder, "data", self.input_shape, x)
+        for name, length in self.scaling_lengths:
+            builder.ops[0].inputs[name] = builder.scaling(name, length)
         return x
 
     def _gather_targets(self, builder: Builder, purpose: Purpose) -> tuple[Tensor, Tensor | None]:
@@ -164,14 +177,14 @@ class Architecture:
             return target, weight
         target = builder.tensor("target", (BATCH,), "int64")
         first = builder.ops[0]
+        first.attributes["classes"] = self.outputs
         first.inputs["labels"] = Tensor("labels", (1,), "int64", BOUND)
         first.outputs["target"] = target
         return target, weight
 
     def _gather_from(self, builder: Builder, name: str, example: Shape, to: Tensor) -> None:
         data = Tensor(name, (1, *example), "float32", BOUND)
-        attributes = {"classes": self.outputs}
-        builder.ops.append(Op("gather", "forward", {"data": data}, {"x": to}, attributes))
+        builder.ops.append(Op("gather", "forward", {"data": data}, {"x": to}, {"classes": 1}))
 
     def _add_tail(
         self, builder: Builder, ops: list[Op], purpose: Purpose, results: dict[str, Tensor]

@@ -16,9 +16,10 @@ from typing import NoReturn
 import numpy as np
 
 from . import report
+from .architecture import DTYPES
 from .data import Dataset, is_image, load, read_samples
 from .errors import DivergenceError
-from .model import DTYPES, EVALUATION_BATCH, Model
+from .model import EVALUATION_BATCH, Model
 from .model import load as load_model
 from .reference.case import Array
 from .shapes import integer
@@ -266,7 +267,7 @@ def _gradcheck(arguments: argparse.Namespace) -> int:
     few = slice(arguments.examples)
     outcome = gradcheck(
         model, data.x_train[few], data.y_train[few], num_checks=arguments.checks,
-        seed=arguments.seed,
+        h=arguments.h, seed=arguments.seed, burn_in=arguments.burn_in,
     )  # fmt: skip
     return 0 if outcome else FAILED
 
@@ -312,6 +313,10 @@ def _add_gradcheck_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of weights and coordinates (default: 0)")
     add("--examples", type=int, default=3, metavar="N", help="few are best (default: 3)")
     add("--checks", type=int, default=10, metavar="N", help="of each parameter (default: 10)")
+    steps = "of the differences; of several the best counts (default: 1e-5)"
+    add("--h", type=float, nargs="+", default=[1e-5], metavar="X", help=steps)
+    burn_in = "steps of SGD before the check, on these examples (default: 0)"
+    add("--burn-in", type=int, default=0, metavar="N", help=burn_in)
 
 
 def _add_train_options(parser: argparse.ArgumentParser) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from . import init, losses, updates
+from . import init, losses, preprocessing, updates
 from .layers import REGISTRY
 
 _CLASSES: dict[str, Any] = {
     **REGISTRY,
     **{c.__name__: c for c in (init.SmallGaussian, init.LeCun, init.Glorot, init.He)},
     **{type(loss).__name__: type(loss) for loss in losses.NAMES.values()},
+    **{c.__name__: c for c in preprocessing.STEPS},
     "L2": updates.L2,
 }
 _DEEPEST = 32  # containers within containers, in a file

@@ -17,5 +17,9 @@ class DivergenceError(ArithmeticError):
         return self.message
 
 
+class NotFittedError(ValueError):
+    """Preprocessing is used before it was fitted to training data."""
+
+
 class DataFormatError(ValueError):
     """A data file is damaged, incomplete or of a form that is not supported."""

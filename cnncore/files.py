@@ -57,7 +57,7 @@ def _write(stream: IO[bytes], arrays: Mapping[str, Array]) -> None:
         for name, array in arrays.items():
             # A fixed date: equal models make equal files.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+                little = np.require(array, array.dtype.newbyteorder("<"), ["C"])
                 np.lib.format.write_array(member, little, allow_pickle=False)
 
 

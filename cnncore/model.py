@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,18 +9,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import inputs, levels, losses
-from .architecture import Architecture, Purpose, architecture, program
+from .architecture import DTYPES, Architecture, Purpose, architecture, program
 from .errors import DataFormatError
 from .inputs import Examples
 from .layers import Sequential
-from .plan import GRADIENTS, PARAMETERS, STATISTICS, Op, Plan, op_cost
+from .plan import GRADIENTS, PARAMETERS, PREPROCESSING, STATISTICS, Op, Plan, op_cost
+from .preprocessing import Chain, Preprocessing
 from .program import Batches, Runner
 from .reference.case import Array
 from .shapes import integer
 from .updates import L2
 from .vector import Vector
 
-DTYPES = ("float32", "float64")
 EVALUATION_BATCH = 256
 # Running copies of a prediction plan that a model keeps for its threads, and of how many plans.
 POOL = 4
@@ -53,7 +52,9 @@ class Model:
     net: `Sequential` or a list of layers. input_shape: of one example, (d,) or (h, w, c), or
     (c, h, w) with input_layout="nchw". loss: "softmax" or a Loss. regularization: None or L2.
     seed: of the initial weights. dtype: "float32" or "float64". isa: instruction set (default: the
-    best available). classes: names of the classes, saved with the model.
+    best available). classes: names of the classes, saved with the model. preprocessing: steps, in
+    order, of ZeroCenter, Normalize, PCA and Whiten; copies of them work on all inputs, in training
+    and after it, and are fitted by the first Solver with training data, if they are not.
 
     Inputs are uint8, meaning x / 255, or floats, taken as they are. Raises ValueError or TypeError
     naming the layer or argument."""
@@ -61,7 +62,7 @@ class Model:
     def __init__(
         self, net: Any, input_shape: Any, loss: Any = "softmax", regularization: L2 | None = None,
         seed: int = 0, dtype: str = "float32", input_layout: str = "nhwc", isa: str | None = None,
-        classes: Sequence[str] | None = None,
+        classes: Sequence[str] | None = None, preprocessing: Sequence[Preprocessing] = (),
     ) -> None:  # fmt: skip
         if not isinstance(net, Sequential):
             net = Sequential(net)
@@ -76,11 +77,17 @@ class Model:
         self.dtype = np.dtype(dtype).name
         self.input_layout = input_layout
         self.isa = levels.choose(isa)
-        shape = inputs.input_shape(input_shape, input_layout)
-        self._architecture = architecture(net, shape, self.dtype)
+        self.input_shape = inputs.input_shape(input_shape, input_layout)
+        self.preprocessing = Chain(preprocessing, self.input_shape)
+        self._architecture = architecture(
+            net, self.preprocessing.output_shape, self.dtype,
+            tuple(self.preprocessing.lengths.items()),
+        )  # fmt: skip
         self.classes = self._class_names(classes)
         self._parameters = Vector(self._architecture.parameters, self.dtype)
         self.statistics = Vector(self._architecture.statistics, self.dtype)
+        self._scalings = Vector(self._architecture.scalings, self.dtype)
+        self._set_scalings()
         self.frozen: frozenset[str] = frozenset()
         self._pool: dict[Purpose, list[Runner]] = {}
         self.initialize(self.seed)
@@ -97,11 +104,6 @@ class Model:
         if len(names) != self.outputs or len(set(names)) != len(names):
             raise ValueError(f"classes must be {self.outputs} different names, not {names!r}")
         return tuple(names)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Of one example, as the net sees it: (d,) or (h, w, c)."""
-        return self._architecture.input_shape
 
     @property
     def parameters(self) -> Vector:
@@ -221,13 +223,23 @@ class Model:
             )
         return paths
 
-    def clone(self, seed: int | None = None) -> Model:
-        """An equal model with memory of its own: the same weights, or with `seed` new ones."""
-        copy = Model(
-            self.net, self.given_shape, self.loss, self.regularization,
-            self.seed if seed is None else seed, self.dtype, self.input_layout, self.isa,
-            self.classes,
-        )  # fmt: skip
+    def fit_preprocessing(self, x: Any, name: str = "x") -> None:
+        """Fits the steps of preprocessing that are not fitted yet to x (n, ...). Those that are,
+        and a model without any, stay as they are."""
+        if not self.preprocessing.fitted:
+            self.preprocessing.fit(self._checked(x, name), name)
+            self._set_scalings()
+
+    def _set_scalings(self) -> None:
+        if self.preprocessing.fitted:
+            for name, values in self.preprocessing.vectors().items():
+                self._scalings.part(f"{PREPROCESSING}.{name}")[...] = values
+
+    def clone(self, seed: int | None = None, dtype: str | None = None) -> Model:
+        """An equal model with memory of its own: the same weights, or with `seed` new ones; of
+        another dtype if one is given."""
+        changes = {"seed": seed, "dtype": dtype}
+        copy = Model(**self._arguments | {n: v for n, v in changes.items() if v is not None})
         copy.frozen = self.frozen
         if seed is None:
             copy.load_state(self.state())
@@ -238,19 +250,32 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For worker processes (never a file format: see `save`)."""
-        arguments = (
-            self.net, self.given_shape, self.loss, self.regularization, self.seed, self.dtype,
-            self.input_layout, self.isa, self.classes,
-        )  # fmt: skip
         state = {path: array.copy() for path, array in self.state().items()}
-        return _unpickle, (arguments, state, self.frozen)
+        return _unpickle, (self._arguments, state, self.frozen)
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        """What `Model` is called with to make such a model."""
+        names = (
+            "net", "loss", "regularization", "seed", "dtype", "input_layout", "isa", "classes"
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names} | {
+            "input_shape": self.given_shape,
+            "preprocessing": self.preprocessing.steps,
+        }
 
     @property
     def vectors(self) -> dict[str, Array]:
-        return {PARAMETERS: self.parameters, STATISTICS: self.statistics}
+        return {
+            PARAMETERS: self.parameters, STATISTICS: self.statistics, PREPROCESSING: self._scalings
+        }  # fmt: skip
 
     def examples(self, x: Any, name: str = "x") -> Array:
-        """x checked and brought into the form that plans read."""
+        """x checked and brought into the form that plans read. NotFittedError if preprocessing is
+        not fitted."""
+        return self.preprocessing.enter(self._checked(x, name), self.dtype)
+
+    def _checked(self, x: Any, name: str) -> Array:
         return inputs.examples(name, x, self.input_shape, self.input_layout, self.dtype)
 
     def targets(self, y: Any, count: int, name: str = "y") -> Array:
@@ -437,22 +462,9 @@ class Model:
         """Writes parameters, statistics and configuration to one file; see `cnncore.load`.
 
         Raises OSError if it cannot be written; what was there before then remains."""
-        # Here and in `load`: archives take longer to import than all the rest.
-        from . import config, files
-        from .system import version
+        from . import storage  # archives take longer to import than all the rest
 
-        meta = {
-            "version": version(),
-            "net": config.to_json(self.net),
-            "loss": config.to_json(self.loss),
-            "regularization": config.to_json(self.regularization),
-            "input_shape": self.given_shape,
-            "input_layout": self.input_layout,
-            "dtype": self.dtype,
-            "seed": self.seed,
-            "classes": self.classes,
-        }
-        files.save(path, meta, self.state())
+        storage.save(path, self._arguments, self.preprocessing, self.state())
 
     def digest(self) -> str:
         """SHA-256 over the little-endian parameters in path order, then the statistics."""
@@ -469,54 +481,27 @@ class Model:
         return self._architecture
 
 
-def _unpickle(arguments: tuple[Any, ...], state: dict[str, Array], frozen: frozenset[str]) -> Model:
-    model = Model(*arguments)
-    model.load_state(state)
-    model.frozen = frozen
-    return model
-
-
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: Any) -> Model:
     """The model that `Model.save` wrote.
 
     Raises DataFormatError, a ValueError, naming the file and what is wrong with it; OSError if it
     cannot be opened."""
-    from . import files
+    from . import storage  # as above
 
-    source = os.fspath(path)
-    with open(source, "rb") as stream:
-        file = files.ModelFile(stream, source)
-        try:
-            arguments = _arguments(file.meta)
-            shape = inputs.input_shape(arguments["input_shape"], arguments["input_layout"])
-            made = architecture(arguments["net"], shape, arguments["dtype"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataFormatError(f"{source}: its configuration is wrong: {error}") from None
-        shapes = {path: layout.shape(path) for layout in made.layouts for path in layout}
-        # Read before the model takes memory: what is not in the file is not allocated.
-        arrays = file.arrays(shapes, arguments["dtype"])
-        try:
-            model = Model(**arguments)
-        except (ValueError, TypeError) as error:
-            raise DataFormatError(f"{source}: its configuration is wrong: {error}") from None
-    model.load_state(arrays)
+    arguments, state = storage.load(path)
+    try:
+        model = Model(**arguments)
+    except (ValueError, TypeError) as error:
+        raise DataFormatError(f"{path}: its configuration is wrong: {error}") from None
+    model.load_state(state)
     return model
 
 
-def _arguments(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """Model's arguments from a file's meta; KeyError, TypeError or ValueError if they are not."""
-    from . import config
-
-    declarations = {n: config.from_json(meta[n]) for n in ("net", "loss", "regularization")}
-    if not isinstance(declarations["net"], Sequential):
-        raise ValueError("net is not a Sequential")
-    shape = meta["input_shape"]
-    if not isinstance(shape, list):
-        raise TypeError("input_shape is not a list")
-    if meta["dtype"] not in DTYPES:
-        raise ValueError(f"dtype {meta['dtype']!r} is unknown")
-    rest = {n: meta[n] for n in ("dtype", "seed", "input_layout")}
-    return declarations | rest | {"input_shape": tuple(shape), "classes": meta.get("classes")}
+def _unpickle(arguments: dict[str, Any], state: dict[str, Array], frozen: frozenset[str]) -> Model:
+    model = Model(**arguments)
+    model.load_state(state)
+    model.frozen = frozen
+    return model
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -86,7 +86,7 @@ def read_bounded(stream: Readable, limit: int) -> bytearray:
 
 def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the array C-contiguous and in the byte order of this machine."""
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return np.require(array, array.dtype.newbyteorder("="), ["C"])
 
 
 class Member(NamedTuple):

@@ -30,7 +30,7 @@ BATCH = (1 << 40) + 15
 # Where a tensor lives. The arena is planned; vectors are the model's or the solver's own; a bound
 # tensor is an array of the caller's, put in place before each run.
 ARENA, PARAMETERS, GRADIENTS, STATISTICS = "arena", "parameters", "gradients", "statistics"
-CONSTANTS, BOUND = "constants", "bound"
+PREPROCESSING, CONSTANTS, BOUND = "preprocessing", "constants", "bound"
 
 
 HostCall = Callable[[dict[str, Array], dict[Any, Any]], None]
@@ -131,6 +131,7 @@ class Builder:
         self.late: list[Op] = []  # after the update, when nothing can fail any more
         self.parameters: list[Entry] = []
         self.statistics: list[Entry] = []
+        self.scalings: list[Entry] = []  # vectors that the gather op reads
         self.layers: list[tuple[str, str, Tensor]] = []  # path, class name, output
         self.ordinal = 0  # of the current leaf layer in the declaration tree
         self.rectified = False  # whether a ReLU follows before the next weights
@@ -153,6 +154,10 @@ class Builder:
 
     def statistic(self, name: str, shape: Shape, fill: float) -> Tensor:
         return self._entry(self.statistics, STATISTICS, name, shape, fill, False)
+
+    def scaling(self, name: str, length: int) -> Tensor:
+        with self.scope(PREPROCESSING):
+            return self._entry(self.scalings, PREPROCESSING, name, (length,), 0.0, False)
 
     def _entry(
         self, entries: list[Entry], base: str, name: str, shape: Shape, fill: Any, penalized: bool

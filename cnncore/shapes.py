@@ -77,6 +77,13 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """`value` if it is one of the allowed words; ValueError otherwise."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
+    return value
+
+
 def plain_padding(value: Any) -> Any:
     """Padding as a declaration keeps it: "same", or plain integers in nested tuples."""
     if isinstance(value, str):

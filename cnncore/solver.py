@@ -19,7 +19,7 @@ from .program import Batches, Runner
 from .progress import Progress
 from .reference import philox
 from .reference.case import Array
-from .shapes import integer, number
+from .shapes import integer, number, one_of
 from .updates import Update, check_lr
 from .vector import Vector
 
@@ -64,7 +64,8 @@ class Solver:
     """Trains a model on minibatches.
 
     train: (x, y), (x, y, weight) with weights of the examples, or None; the loss is the sum of
-    weight_i loss_i / n. validation: (x, y) or None. class_weight: None, "balanced" (each class of
+    weight_i loss_i / n. The model's preprocessing, if it is not fitted yet, is fitted to x.
+    validation: (x, y) or None. class_weight: None, "balanced" (each class of
     the training data weighs the same) or a dict of weights by class. update: SGD, Momentum,
     Nesterov, AdaGrad, RMSProp or Adam.
     Exactly one of num_epochs and num_iterations. sampling: "shuffle", each epoch a new order of all
@@ -112,9 +113,9 @@ class Solver:
                 "update must be SGD, Momentum, Nesterov, AdaGrad, RMSProp or Adam, "
                 f"not {update!r}{hint}"
             )
-        _one_of("sampling", sampling, ("shuffle", "replacement"))
-        _one_of("last_batch", last_batch, ("drop", "keep"))
-        _one_of("restore", restore, ("best", "last"))
+        one_of("sampling", sampling, ("shuffle", "replacement"))
+        one_of("last_batch", last_batch, ("drop", "keep"))
+        one_of("restore", restore, ("best", "last"))
         if not set(model.architecture.parameters) - model.frozen:
             raise ValueError("the model has no parameters to train")
         self.model, self.update = model, update
@@ -150,11 +151,14 @@ class Solver:
     def _take_data(self, train: Any, validation: Any, class_weight: Any) -> None:
         self._train = self._validation = None
         self._class_weights: Array | None = None
-        if validation is not None:
-            self._validation = self._examples("validation", validation, (2,))
         if train is not None:
-            self._train = self._examples("train", train, (2, 3))
+            _check_tuple("train", train, (2, 3))
+            self.model.fit_preprocessing(train[0], "train x")
+            self._train = self._examples("train", train)
             self.batch_size = min(self.batch_size, len(self._train.x))
+        if validation is not None:
+            _check_tuple("validation", validation, (2,))
+            self._validation = self._examples("validation", validation)
         if class_weight is None:
             return
         if self.model.loss.targets != "class":
@@ -168,12 +172,7 @@ class Solver:
         if self._train is not None:
             self._train = self._with_class_weights(self._train)
 
-    def _examples(self, name: str, given: Any, lengths: tuple[int, ...]) -> Examples:
-        if not isinstance(given, (tuple, list)) or len(given) not in lengths:
-            shape = "(x, y)" if lengths == (2,) else "(x, y) or (x, y, weight)"
-            raise TypeError(f"{name} must be {shape}")
-        if given[1] is None:
-            raise TypeError(f"{name} y is None, expected targets")
+    def _examples(self, name: str, given: Any) -> Examples:
         weight = given[2] if len(given) == 3 else None
         return self.model.labelled(given[0], given[1], weight, f"{name} ")
 
@@ -410,6 +409,9 @@ class Solver:
                 self._write(*self._best[1:])
 
 
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
+def _check_tuple(name: str, given: Any, lengths: tuple[int, ...]) -> None:
+    if not isinstance(given, (tuple, list)) or len(given) not in lengths:
+        shape = "(x, y)" if lengths == (2,) else "(x, y) or (x, y, weight)"
+        raise TypeError(f"{name} must be {shape}")
+    if given[1] is None:
+        raise TypeError(f"{name} y is None, expected targets")

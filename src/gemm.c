@@ -47,53 +47,70 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
     }
 }
 
-/* All m rows: tiles of `rows`, then of 4, then single rows. */
-#define ROWS(rows, nv, in_place)                                                                   \
-    for (; i + rows <= m; i += rows)                                                               \
-    tile(rows, nv, in_place, g, g->x + i * g->ld, panel, y + i * ldy, ldy, &epilogue)
-#define PANEL(name, rows, nv)                                                                      \
+/* Accumulators of the largest tile, of nv vectors each row. */
+enum { ACCUMULATORS = GEMM_NV == 4 ? 24 : 12 };
+
+/* Rows of the next tile of m that are left: all tiles nearly the same, since a narrow one waits for
+ * its own sums. Of the tall tiles not every height is compiled. */
+CN_INLINE ptrdiff_t tile_rows(const int nv, ptrdiff_t m) {
+    static const int8_t heights[] = {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24};
+    const int largest = ACCUMULATORS / nv;
+    ptrdiff_t wanted = cn_ceil_div(m, cn_ceil_div(m, largest)), rows = 1;
+    for (int i = 0; i < 12 && heights[i] <= cn_min(m, largest) && rows < wanted; i++)
+        rows = heights[i];
+    return rows;
+}
+
+CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdiff_t m,
+                     const real *panel, real *y, ptrdiff_t ldy, const gemm_epilogue *epilogue) {
+    for (ptrdiff_t i = 0, rows; i < m; i += rows) {
+        const real *x = g->x + i * g->ld;
+        rows = tile_rows(nv, m - i);
+        switch (rows) {
+#define HEIGHT(rows)                                                                               \
+    case rows:                                                                                     \
+        if (rows * nv <= ACCUMULATORS)                                                             \
+            tile(rows, nv, in_place, g, x, panel, y + i * ldy, ldy, epilogue);                     \
+        break;
+            HEIGHT(1)
+            HEIGHT(2)
+            HEIGHT(3)
+            HEIGHT(4)
+            HEIGHT(5)
+            HEIGHT(6)
+            HEIGHT(8)
+            HEIGHT(10)
+            HEIGHT(12)
+            HEIGHT(16)
+            HEIGHT(20)
+            HEIGHT(24)
+        }
+    }
+}
+
+#define PANEL(name, nv)                                                                            \
     static __attribute__((noinline)) void name(const gemm_rows *g, ptrdiff_t m, const real *panel, \
                                                real *y, ptrdiff_t ldy, gemm_epilogue epilogue) {   \
-        ptrdiff_t i = 0;                                                                           \
-        if (g->step == 1) {                                                                        \
-            ROWS(rows, nv, 1);                                                                     \
-            ROWS(4, nv, 1);                                                                        \
-            ROWS(1, nv, 1);                                                                        \
-        } else {                                                                                   \
-            ROWS(rows, nv, 0);                                                                     \
-            ROWS(4, nv, 0);                                                                        \
-            ROWS(1, nv, 0);                                                                        \
-        }                                                                                          \
+        if (g->step == 1)                                                                          \
+            tiles(nv, 1, g, m, panel, y, ldy, &epilogue);                                          \
+        else                                                                                       \
+            tiles(nv, 0, g, m, panel, y, ldy, &epilogue);                                          \
     }
-
-#if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
-PANEL(panel_4, 6, 4)
-PANEL(panel_3, 8, 3)
-PANEL(panel_2, 12, 2)
-PANEL(panel_1, 24, 1)
-#else
-PANEL(panel_2, 6, 2)
-PANEL(panel_1, 12, 1)
-#endif
+PANEL(panel_1, 1)
+PANEL(panel_2, 2)
+PANEL(panel_3, 3)
+PANEL(panel_4, 4)
 
 static void whole_vectors(ptrdiff_t nv, const gemm_rows *g, ptrdiff_t m, const real *panel, real *y,
                           ptrdiff_t ldy, gemm_epilogue epilogue) {
-    switch (nv) {
-#if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
-    case 4:
+    if (GEMM_NV == 4 && nv == 4)
         panel_4(g, m, panel, y, ldy, epilogue);
-        break;
-    case 3:
+    else if (GEMM_NV == 4 && nv == 3)
         panel_3(g, m, panel, y, ldy, epilogue);
-        break;
-#endif
-    case 2:
+    else if (nv == 2)
         panel_2(g, m, panel, y, ldy, epilogue);
-        break;
-    default:
+    else
         panel_1(g, m, panel, y, ldy, epilogue);
-        break;
-    }
 }
 
 static void copy_rows(real *to, ptrdiff_t to_ld, const real *from, ptrdiff_t from_ld, ptrdiff_t m,
@@ -127,6 +144,18 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, const real *panel, ptrdiff_t widt
     }
 }
 
+/* to[l][j] = from[j][l] for l < depth and j < width, both at most VL; the rest of to[l] is 0. */
+CN_INLINE void transpose(real *to, ptrdiff_t to_ld, const real *from, ptrdiff_t from_ld,
+                         ptrdiff_t depth, ptrdiff_t width) {
+    vec v[VL];
+#pragma GCC unroll 16
+    for (int j = 0; j < VL; j++) v[j] = j < width ? v_load_n(from + j * from_ld, depth) : (vec){0};
+    v_transpose(v);
+#pragma GCC unroll 16
+    for (int l = 0; l < VL; l++)
+        if (l < depth) v_store(to + l * to_ld, v[l]);
+}
+
 void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
                    ptrdiff_t width) {
     ptrdiff_t pitch = cn_round_up(width, VL);
@@ -136,11 +165,13 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                 v_store(packed + l * pitch + j, v_load_n(w + l * row + j, width - j));
         return;
     }
-    for (ptrdiff_t j = width; j < pitch; j++)
-        for (ptrdiff_t l = 0; l < depth; l++) packed[l * pitch + j] = 0;
-    /* Blocks of rows, so that the lines written stay in the nearest cache until they are full. */
-    for (ptrdiff_t l0 = 0; l0 < depth; l0 += 32)
-        for (ptrdiff_t j = 0; j < width; j++)
-            for (ptrdiff_t l = l0; l < cn_min(l0 + 32, depth); l++)
-                packed[l * pitch + j] = w[l * row + j * column];
+    for (ptrdiff_t j = 0; j < width; j += VL)
+        for (ptrdiff_t l = 0; l < depth; l += VL) {
+            const real *from = w + j * column + l;
+            real *to = packed + l * pitch + j;
+            if (l + VL <= depth && j + VL <= width)
+                transpose(to, pitch, from, column, VL, VL);
+            else
+                transpose(to, pitch, from, column, cn_min(VL, depth - l), cn_min(VL, width - j));
+        }
 }

@@ -46,17 +46,49 @@ CN_INLINE void v_store(real *p, vec a) { *(vec *)p = a; }
 
 /* The first n elements; the others are zero. The tail of a row goes through the same vector
  * expression as its body, so that an element's bits do not depend on where it stands. */
+#if CN_VECTOR_BYTES == 64
+#define V_MASK(n) ((__mmask16)((1u << (n)) - 1))
+#elif CN_VECTOR_BYTES == 32
+#define V_MASK(n) ((__m256i)((bits)(n) > v_lanes()))
+#endif
+CN_INLINE ivec v_lanes(void) {
+    ivec lanes;
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) lanes[i] = i;
+    return lanes;
+}
 CN_INLINE vec v_load_n(const real *p, ptrdiff_t n) {
     if (n >= VL) return v_load(p);
+#if CN_VECTOR_BYTES == 64 && CN_DOUBLE
+    return (vec)_mm512_maskz_loadu_pd((__mmask8)V_MASK(n), p);
+#elif CN_VECTOR_BYTES == 64
+    return (vec)_mm512_maskz_loadu_ps(V_MASK(n), p);
+#elif CN_VECTOR_BYTES == 32 && CN_DOUBLE
+    return (vec)_mm256_maskload_pd(p, V_MASK(n));
+#elif CN_VECTOR_BYTES == 32
+    return (vec)_mm256_maskload_ps(p, V_MASK(n));
+#else
     vec a = {0};
     memcpy(&a, p, (size_t)n * sizeof(real));
     return a;
+#endif
 }
 CN_INLINE void v_store_n(real *p, vec a, ptrdiff_t n) {
-    if (n >= VL)
+    if (n >= VL) {
         v_store(p, a);
-    else
-        memcpy(p, &a, (size_t)n * sizeof(real));
+        return;
+    }
+#if CN_VECTOR_BYTES == 64 && CN_DOUBLE
+    _mm512_mask_storeu_pd(p, (__mmask8)V_MASK(n), (__m512d)a);
+#elif CN_VECTOR_BYTES == 64
+    _mm512_mask_storeu_ps(p, V_MASK(n), (__m512)a);
+#elif CN_VECTOR_BYTES == 32 && CN_DOUBLE
+    _mm256_maskstore_pd(p, V_MASK(n), (__m256d)a);
+#elif CN_VECTOR_BYTES == 32
+    _mm256_maskstore_ps(p, V_MASK(n), (__m256)a);
+#else
+    memcpy(p, &a, (size_t)n * sizeof(real));
+#endif
 }
 
 /* mask ? a : b, lane by lane; a mask is all ones or all zeros, as comparisons give it. */
@@ -76,6 +108,37 @@ CN_INLINE vec v_sqrt(vec a) {
 #else
     return CN_DOUBLE ? (vec)vsqrtq_f64((float64x2_t)a) : (vec)vsqrtq_f32((float32x4_t)a);
 #endif
+}
+
+/* Lanes of a, and from VL on of b, by constant indices. */
+CN_INLINE vec v_shuffle(vec a, vec b, ivec index) {
+#if defined(__clang__)
+    vec c;
+    for (int i = 0; i < VL; i++) c[i] = index[i] < VL ? a[index[i]] : b[index[i] - VL];
+    return c;
+#else
+    return __builtin_shuffle(a, b, index);
+#endif
+}
+
+/* v[i][j] = v[j][i]: blocks of 1, 2, 4, ... lanes change places with those across the diagonal. */
+CN_INLINE void v_transpose(vec v[VL]) {
+#pragma GCC unroll 4
+    for (int size = 1; size < VL; size *= 2) {
+        ivec low, high;
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++) {
+            low[i] = i & size ? VL + i - size : i;
+            high[i] = i & size ? VL + i : i + size;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++)
+            if (!(i & size)) {
+                vec a = v[i], b = v[i + size];
+                v[i] = v_shuffle(a, b, low);
+                v[i + size] = v_shuffle(a, b, high);
+            }
+    }
 }
 
 CN_INLINE int v_any(ivec mask) {

@@ -117,6 +117,10 @@ DATA = [
     (lambda: model().loss_and_gradients(X, Y + 9), ValueError, r"y\[0\] is 9"),
     (lambda: cnn.gradcheck(model(), X[:2], Y[:3]), ValueError, "y has shape"),
     (lambda: cnn.gradcheck(model(), X[:2], Y[:2], h=0), ValueError, "h must lie in"),
+    (lambda: cnn.gradcheck(model(), X[:2], Y[:2], h=()), ValueError, "h is empty"),
+    (lambda: cnn.gradcheck(model(), X[:2], Y[:2], h=(1e-5, "a")), TypeError, "h must be a number"),
+    (lambda: cnn.gradcheck(model(), X[:2], Y[:2], burn_in=-1), ValueError, "burn_in must"),
+    (lambda: cnn.gradcheck(model(), X[:2], Y[:2], burn_in=1, update=3), TypeError, "update must"),
 ]
 
 SOLVERS = [

@@ -350,6 +350,18 @@ def test_gradcheck_command(model, capsys):
     assert "gradients agree" in capsys.readouterr().out
 
 
+def test_gradcheck_command_with_burn_in_and_several_steps(capsys):
+    job = ["gradcheck", "--model", "mlp", "--checks", "1", "--burn-in", "2", "--h", "1e-4", "1e-5"]
+    assert main(job) == 0
+    out = capsys.readouterr().out
+    assert "2 steps of burn-in" in out
+    assert "h = 0.0001" in out
+    assert main([*job[:-2], "0"]) == 2
+    assert "h must lie in" in capsys.readouterr().err
+    assert main(["gradcheck", "--burn-in", "-1"]) == 2
+    assert "burn_in must" in capsys.readouterr().err
+
+
 def test_gradcheck_command_fails_on_wrong_gradients(monkeypatch, capsys):
     original = cnn.Model.gradient_runner
 

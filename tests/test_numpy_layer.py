@@ -167,3 +167,13 @@ def test_it_cannot_be_saved_but_its_state_can(tmp_path):
     other = cnn.Model([MINE, cnn.Affine(10)], (8, 8, 1), seed=4)
     assert other.load_state(model.state()) == ((), ())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_its_matrices_are_penalized_and_its_vectors_are_not(digits):
+    model = cnn.Model([MINE, cnn.Affine(10)], (8, 8, 1), regularization=cnn.L2(0.1))
+    bare = cnn.Model(model.net, (8, 8, 1))
+    model["mine.b"] = bare["mine.b"] = 1.0
+    few = digits.x_train[:5], digits.y_train[:5]
+    weights = sum((model[path].astype(float) ** 2).sum() for path in ("mine.w", "1.w"))
+    penalty = model.loss_and_gradients(*few)[0] - bare.loss_and_gradients(*few)[0]
+    assert penalty == pytest.approx(0.5 * 0.1 * weights, rel=1e-4)

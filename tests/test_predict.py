@@ -149,7 +149,7 @@ WRONG = [
     (["model.npz", "."], ".: Is a directory"),
     (["model.npz", "good.npy", "wide.npy"], "wide.npy has shape (2, 6, 6, 1), expected (n, 6, 5,"),
     (["model.npz", "one.npy"], "one.npy has shape (6, 5, 1), expected (n, 6, 5, 1)"),
-    (["model.npz", "scalar.npy"], "scalar.npy has shape (1,), expected (n, 6, 5, 1)"),
+    (["model.npz", "scalar.npy"], "scalar.npy has shape (), expected (n, 6, 5, 1)"),
     (["model.npz", "int.npy"], "int.npy: expected dtype uint8 or float32 or float64, found int64"),
     (["model.npz", "good.npy", "nan.npy"], "nan.npy: "),
     (["model.npz", "cut.npy"], "cut.npy: expected 60 bytes of data"),

@@ -47,7 +47,8 @@ class NumpyLayer(Layer):
 
     def emit(self, net: Builder, x: Tensor) -> Tensor:
         weights = {
-            name: net.parameter(name, shape, *self._fill(net, shape)) for name, shape in self.params
+            name: net.parameter(name, shape, _fill(net, shape), penalized=len(shape) > 1)
+            for name, shape in self.params
         }
         y = net.tensor(f"{net.path}.y", (x.shape[0], *self._output(x)))
         y.batch = True
@@ -79,9 +80,6 @@ class NumpyLayer(Layer):
             Op("host", "forward", inputs, {"y": y}, layer=net.path, call=call, reverse=reverse)
         )
         return y
-
-    def _fill(self, net: Builder, shape: Shape) -> tuple[Any]:
-        return (init.resolve(None, net.rectified) if len(shape) > 1 else 0.0,)
 
     def _output(self, x: Tensor) -> Shape:
         """The shape of one example's result, by a trial with two random ones."""
@@ -124,3 +122,7 @@ def _pair(returned: Any) -> tuple[Any, Any]:
 def _expect(function: str, name: str, value: Any, expected: Shape) -> None:
     if np.shape(value) != expected:
         raise ValueError(f"{function}: {name} has shape {np.shape(value)}, expected {expected}")
+
+
+def _fill(net: Builder, shape: Shape) -> Any:
+    return init.resolve(None, net.rectified) if len(shape) > 1 else 0.0
