@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,8 +102,17 @@ class ModelFile:
             )
         return dict(meta)
 
+    def expect_only(self, paths: Collection[str]) -> None:
+        """Refuses a file that has arrays of other paths."""
+        others = self.archive.others({META, *paths})
+        if others:
+            raise DataFormatError(
+                f"{self.source}: expected no members but those of its net, found "
+                f"{', '.join(others)}"
+            )
+
     def arrays(self, shapes: Mapping[str, Shape], dtype: str) -> dict[str, Array]:
-        """The arrays of these paths, each of exactly this shape and dtype; no others are there."""
+        """The arrays of these paths, each of exactly this shape and dtype."""
         members = {}
         for path, shape in shapes.items():
             member = self.archive.member(path, (dtype,))
@@ -112,12 +121,6 @@ class ModelFile:
                     f"{self.source}: {path} has shape {member.shape}, expected {shape}"
                 )
             members[path] = member
-        others = self.archive.others({META, *shapes})
-        if others:
-            raise DataFormatError(
-                f"{self.source}: expected no other members than its net has, found "
-                f"{', '.join(others)}"
-            )
         total = sum(member.nbytes for member in members.values())
         if total > self.size:
             raise DataFormatError(
