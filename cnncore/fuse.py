@@ -10,7 +10,8 @@ from .plan import Op, Tensor, kernel_fields
 
 
 def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
-    return relu_into_producer(share_gradient_of_add(ops), keep)
+    rectified = relu_into_producer(share_gradient_of_add(ops), keep)
+    return relu_into_batchnorm_backward(rectified, keep)
 
 
 def share_gradient_of_add(ops: Sequence[Op]) -> list[Op]:
@@ -58,6 +59,38 @@ def relu_into_producer(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
                 outputs=before.outputs | {"y": y},
                 fused={"relu": 1},
                 replaces=(*before.plain(), op),
+            )
+        else:
+            result.append(op)
+    return result
+
+
+def relu_into_batchnorm_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
+    """Where batch normalization rectifies as it writes, its backward pass finds out again from x
+    where it let through, and the ReLU's own backward pass is not needed."""
+    makers = {op.outputs["y"].root: op for op in ops if op.kernel == "batchnorm_forward"}
+    readers = Counter(t.root for op in ops for t in op.inputs.values())
+    kept = {t.root for t in keep}
+    result: list[Op] = []
+    for op in ops:
+        before = result[-1] if result else None
+        if (
+            before is not None
+            and before.kernel == "relu_backward"
+            and op.kernel == "batchnorm_backward"
+            and op.inputs["dy"].root is before.outputs["dx"].root
+            and readers[op.inputs["dy"].root] == 1
+            and op.inputs["dy"].root not in kept
+            and before.inputs["y"].root in makers
+        ):
+            maker = makers[before.inputs["y"].root]
+            given = before.inputs["dy"]
+            dy = replace(given, shape=op.inputs["dy"].shape, source=given)
+            result[-1] = replace(
+                op,
+                inputs=op.inputs | {"dy": dy, "beta": maker.inputs["beta"]},
+                fused={"relu": 1},
+                replaces=(*before.plain(), *op.plain()),
             )
         else:
             result.append(op)

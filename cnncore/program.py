@@ -122,7 +122,7 @@ def _share_in_place(plan: Plan, life: dict[Tensor, list[int]]) -> dict[Tensor, T
         return root
 
     for i, op in enumerate(plan.ops):
-        if op.call is not None or op.fused:
+        if op.call is not None:
             continue
         for result, argument in getattr(reference.op(op.op), "IN_PLACE", {}).items():
             if result not in op.outputs or argument not in op.inputs:

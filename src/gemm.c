@@ -15,25 +15,26 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
         for (int j = 0; j < nv; j++)
             sum[i][j] = epilogue->accumulate ? v_load(y + i * ldy + j * VL) : (vec){0};
 
-    for (ptrdiff_t run = 0; run < g->runs; run++) {
-        const real *row[8];
+    for (ptrdiff_t group = 0; group < g->groups; group++)
+        for (ptrdiff_t run = 0; run < g->runs; run++) {
+            const real *start = x + group * g->group_stride + run * g->run_stride, *row[8];
 #pragma GCC unroll 8
-        for (int i = 0; i < (rows + 2) / 3; i++) row[i] = x + run * g->run_stride + 3 * i * ld;
-        for (ptrdiff_t l = 0; l < g->run_length; l++) {
-            vec w[4];
+            for (int i = 0; i < (rows + 2) / 3; i++) row[i] = start + 3 * i * ld;
+            for (ptrdiff_t l = 0; l < g->run_length; l++) {
+                vec w[4];
 #pragma GCC unroll 4
-            for (int j = 0; j < nv; j++) w[j] = v_load(panel + j * VL);
+                for (int j = 0; j < nv; j++) w[j] = v_load(panel + j * VL);
 #pragma GCC unroll 24
-            for (int i = 0; i < rows; i++) {
-                real a = row[i / 3][i % 3 * ld];
+                for (int i = 0; i < rows; i++) {
+                    real a = row[i / 3][i % 3 * ld];
 #pragma GCC unroll 4
-                for (int j = 0; j < nv; j++) sum[i][j] += a * w[j];
-            }
+                    for (int j = 0; j < nv; j++) sum[i][j] += a * w[j];
+                }
 #pragma GCC unroll 8
-            for (int i = 0; i < (rows + 2) / 3; i++) row[i] += step;
-            panel += nv * VL;
+                for (int i = 0; i < (rows + 2) / 3; i++) row[i] += step;
+                panel += nv * VL;
+            }
         }
-    }
 
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) {

@@ -1,14 +1,16 @@
 /* Matrix product of rows read in place and a packed panel.
  *
- *     y[i][j] = sum over run, l of  x[i*ld + run*run_stride + l*step] * w[run*run_length + l][j]
+ *     y[i][j] = sum over group, run, l of  x[i*ld + group*group_stride + run*run_stride + l*step]
+ *                                          * w[(group*runs + run)*run_length + l][j]
  *
  * An affine layer is one run. A convolution over NHWC rows is one run for each filter row: ld steps
  * from pixel to pixel, run_stride from image row to image row, and a run covers filter column and
- * channel. A gradient with respect to weights has ld = 1 and step = the pitch of a row.
+ * channel. A gradient with respect to weights has ld = 1 and step = the pitch of a row; its groups
+ * are images, its runs their rows.
  *
- * The sum of one y[i][j] is one chain of fused multiply-adds in ascending run and l, whatever tile
- * computes it: its bits depend on neither the other rows nor the other columns nor on how the
- * reduction is blocked. */
+ * The sum of one y[i][j] is one chain of fused multiply-adds in ascending group, run and l,
+ * whatever tile computes it: its bits depend on neither the other rows nor the other columns nor on
+ * how the reduction is blocked. */
 #ifndef CN_GEMM_H
 #define CN_GEMM_H
 
@@ -29,6 +31,8 @@ typedef struct {
     ptrdiff_t runs;
     ptrdiff_t run_length;
     ptrdiff_t step; /* from l to l+1; either step or ld is 1 */
+    ptrdiff_t groups;
+    ptrdiff_t group_stride;
 } gemm_rows;
 
 typedef struct {

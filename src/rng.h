@@ -3,45 +3,83 @@
 #ifndef CN_RNG_H
 #define CN_RNG_H
 
-#include <stdint.h>
+#include "simd.h"
 
 /* Each use of randomness has a stream of its own. Also in cnncore/reference/philox.py. */
 enum { CN_STREAM_DROPOUT = 1, CN_STREAM_SHUFFLE = 2 };
 
-/* Sixteen counters at a time, one a lane: plain loops that the compiler turns into vectors. */
-enum { CN_PHILOX_LANES = 16 };
+/* Words of a counter or a key stand in the low halves of 64-bit lanes; what the high halves hold
+ * does not matter, since a product takes the low ones only. */
+typedef uint64_t lanes64 __attribute__((vector_size(CN_VECTOR_BYTES), aligned(8), may_alias));
+enum { LANES64 = CN_VECTOR_BYTES / 8 };
 
-/* Lane i gets the four words of counter (block + i, t) in the given stream and ordinal:
+/* Counters of one call: two vectors of them, so that one's products run under the other's. */
+enum { CN_PHILOX_COUNTERS = 2 * LANES64 };
+
+CN_INLINE lanes64 low_product(lanes64 a, uint32_t b) {
+#if CN_VECTOR_BYTES == 64
+    return (lanes64)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
+#elif CN_VECTOR_BYTES == 32
+    return (lanes64)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
+#elif defined(__x86_64__)
+    return (lanes64)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
+#else
+    return (a & 0xffffffffu) * b;
+#endif
+}
+
+/* The even lanes of x and y in turns, and the odd ones. */
+CN_INLINE void interleave(lanes64 x, lanes64 y, lanes64 *even, lanes64 *odd) {
+#if CN_VECTOR_BYTES == 64
+    *even = (lanes64)_mm512_unpacklo_epi64((__m512i)x, (__m512i)y);
+    *odd = (lanes64)_mm512_unpackhi_epi64((__m512i)x, (__m512i)y);
+#elif CN_VECTOR_BYTES == 32
+    *even = (lanes64)_mm256_unpacklo_epi64((__m256i)x, (__m256i)y);
+    *odd = (lanes64)_mm256_unpackhi_epi64((__m256i)x, (__m256i)y);
+#else
+    *even = (lanes64){x[0], y[0]};
+    *odd = (lanes64){x[1], y[1]};
+#endif
+}
+
+/* out[i] gets the four words of counter (block + i, t) in the given stream and ordinal:
  * word 0: block low; word 1: block bits 32..47 | t bits 32..47 << 16; word 2: t low;
  * word 3: stream << 24 | ordinal. */
-static inline void cn_philox(uint32_t out[4][CN_PHILOX_LANES], uint64_t seed, uint64_t block,
-                             uint64_t t, uint32_t stream, uint32_t ordinal) {
-    uint32_t c0[CN_PHILOX_LANES], c1[CN_PHILOX_LANES], c2[CN_PHILOX_LANES], c3[CN_PHILOX_LANES];
-    for (int i = 0; i < CN_PHILOX_LANES; i++) {
-        uint64_t b = block + (uint64_t)i;
-        c0[i] = (uint32_t)b;
-        c1[i] = (uint32_t)(b >> 32 & 0xffff) | (uint32_t)(t >> 32 & 0xffff) << 16;
-        c2[i] = (uint32_t)t;
-        c3[i] = stream << 24 | ordinal;
+CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], uint64_t seed, uint64_t block,
+                         uint64_t t, uint32_t stream, uint32_t ordinal) {
+    lanes64 c[2][4];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; v++) {
+        lanes64 b;
+        /* Even lanes count first, so that the words of one counter come to stand side by side. */
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES64; i++)
+            b[i] = block + (uint64_t)(v * LANES64 + i / 2 + i % 2 * (LANES64 / 2));
+        c[v][0] = b;
+        c[v][1] = (b >> 32 & 0xffff) | (t >> 32 & 0xffff) << 16;
+        c[v][2] = (lanes64){0} + t;
+        c[v][3] = (lanes64){0} + (stream << 24 | ordinal);
     }
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
-        for (int i = 0; i < CN_PHILOX_LANES; i++) {
-            uint64_t a = (uint64_t)0xD2511F53u * c0[i], b = (uint64_t)0xCD9E8D57u * c2[i];
-            uint32_t old1 = c1[i], old3 = c3[i];
-            c0[i] = (uint32_t)(b >> 32) ^ old1 ^ k0;
-            c1[i] = (uint32_t)b;
-            c2[i] = (uint32_t)(a >> 32) ^ old3 ^ k1;
-            c3[i] = (uint32_t)a;
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) {
+            lanes64 a = low_product(c[v][0], 0xD2511F53u), b = low_product(c[v][2], 0xCD9E8D57u);
+            c[v][0] = (b >> 32) ^ c[v][1] ^ k0;
+            c[v][1] = b;
+            c[v][2] = (a >> 32) ^ c[v][3] ^ k1;
+            c[v][3] = a;
         }
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    for (int i = 0; i < CN_PHILOX_LANES; i++) {
-        out[0][i] = c0[i];
-        out[1][i] = c1[i];
-        out[2][i] = c2[i];
-        out[3][i] = c3[i];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; v++) {
+        lanes64 x = (c[v][0] & 0xffffffffu) | c[v][1] << 32;
+        lanes64 y = (c[v][2] & 0xffffffffu) | c[v][3] << 32, first, second;
+        interleave(x, y, &first, &second);
+        memcpy(out[v * LANES64], &first, sizeof first);
+        memcpy(out[v * LANES64 + LANES64 / 2], &second, sizeof second);
     }
 }
 

@@ -153,8 +153,19 @@ CN_INLINE ivec v_not_finite(vec a) {
     return ((ivec)a & (bits)exponent) == (bits)exponent;
 }
 
-/* Adds a vector's lanes into doubles. */
+/* Adds the first n lanes into doubles. */
 CN_INLINE void v_add_double(double *sum, vec a, ptrdiff_t n) {
+#if !CN_DOUBLE
+    typedef float half __attribute__((vector_size(CN_VECTOR_BYTES / 2)));
+    typedef double wide __attribute__((vector_size(CN_VECTOR_BYTES), aligned(8), may_alias));
+    if (n >= VL) {
+        half halves[2];
+        memcpy(halves, &a, sizeof a);
+        *(wide *)sum += __builtin_convertvector(halves[0], wide);
+        *(wide *)(sum + VL / 2) += __builtin_convertvector(halves[1], wide);
+        return;
+    }
+#endif
     for (ptrdiff_t i = 0; i < cn_min(n, VL); i++) sum[i] += (double)a[i];
 }
 

@@ -63,16 +63,33 @@ def test_inference_reuses_memory():
     assert big < everything
 
 
-def test_fusion_names_what_it_replaces_and_equals_its_parts(data):
+SUM = cnn.Sequential(
+    [
+        cnn.Conv2d(5, 3, padding="same"),
+        cnn.Residual([cnn.Conv2d(5, 3, padding=1), cnn.BatchNorm()]), cnn.ReLU(),
+        cnn.BatchNorm(), cnn.ReLU(), cnn.Flatten(), cnn.Affine(4),
+    ]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("net", "forward", "backward"),
+    [
+        (NET, ["batchnorm", "conv2d", "affine"], ["batchnorm"]),
+        (SUM, ["add", "batchnorm"], ["batchnorm"]),
+    ],
+)
+def test_fusion_names_what_it_replaces_and_equals_its_parts(data, net, forward, backward):
     x, y = data
-    model = model_of()
+    model = model_of(net=net)
     purpose = Purpose("gradients", 40, model.isa, model.loss, model.l2)
     plan = model.architecture.plan(purpose)
     fused = [op for op in plan.ops if op.fused]
-    assert [op.kernel for op in fused] == [
-        "batchnorm_forward", "conv2d_forward", "affine_forward"
-    ]  # fmt: skip
-    assert all(op.replaces[-1].kernel == "relu_forward" for op in fused)
+    expected = [f"{op}_forward" for op in forward] + [f"{op}_backward" for op in backward]
+    assert [op.kernel for op in fused] == expected
+    for op in fused:
+        last = "relu_forward" if op.function == "forward" else "batchnorm_backward"
+        assert (len(op.replaces), op.replaces[-1].kernel) == (2, last)
     plain = replace(plan, ops=plan.plain_ops)
     found = []
     for version in (plan, plain):

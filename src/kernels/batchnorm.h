@@ -18,10 +18,14 @@
     TENSOR(x) TENSOR(gamma) TENSOR(beta) TENSOR(y) TENSOR(mean) TENSOR(var) NUMBER(eps) FUSED(relu)
 CN_STRUCT(batchnorm_forward, BATCHNORM_FORWARD)
 
+/* With relu, dy is the gradient behind a ReLU, which lets it pass where y > 0; y is made again from
+ * x, for which beta is read. */
 #define BATCHNORM_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                     \
     TENSOR(dy)                                                                                     \
     TENSOR(x)                                                                                      \
-    TENSOR(gamma) TENSOR(mean) TENSOR(var) TENSOR(dx) TENSOR(dgamma) TENSOR(dbeta) NUMBER(eps)
+    TENSOR(gamma)                                                                                  \
+    TENSOR(beta)                                                                                   \
+    TENSOR(mean) TENSOR(var) TENSOR(dx) TENSOR(dgamma) TENSOR(dbeta) NUMBER(eps) FUSED(relu)
 CN_STRUCT(batchnorm_backward, BATCHNORM_BACKWARD)
 
 #define BATCHNORM_EVAL_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                 \

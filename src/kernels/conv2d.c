@@ -88,13 +88,22 @@ static window input_window(const geometry *g, ptrdiff_t p0, ptrdiff_t rows) {
                     (g->q - 1) * g->stride_w + g->s};
 }
 
-/* Points at the part of the image where it is whole, and at a zero-bordered copy where not. */
-static const real *read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t w,
-                               ptrdiff_t c, window part) {
-    if (part.row >= 0 && part.row + part.rows <= h && part.column == 0 && part.columns == w)
-        return image + part.row * w * c;
+/* A window in memory: its first pixel, and from row to row. */
+typedef struct {
+    const real *data;
+    ptrdiff_t pitch;
+} view;
+
+/* The image itself where the window lies inside it, and a zero-bordered copy where not. */
+static int inside(ptrdiff_t h, ptrdiff_t w, window part) {
+    return part.row >= 0 && part.row + part.rows <= h && part.column >= 0 &&
+           part.column + part.columns <= w;
+}
+static view read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t w, ptrdiff_t c,
+                        window part) {
+    if (inside(h, w, part)) return (view){image + (part.row * w + part.column) * c, w * c};
     copy_window(scratch, image, h, w, c, part);
-    return scratch;
+    return (view){scratch, part.columns * c};
 }
 
 /* Output rows of one chunk: their input window stays near 128 KiB. */
@@ -156,16 +165,22 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     ptrdiff_t block = forward_block(&g), blocks = cn_ceil_div(g.p, block);
     ptrdiff_t image = chunk / blocks, p0 = chunk % blocks * block, rows = cn_min(block, g.p - p0);
     window part = input_window(&g, p0, rows);
-    const real *x = read_window(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h,
-                                g.w, g.c, part);
-    ptrdiff_t pitch = part.columns * g.c, depth = g.r * g.s * g.c;
+    view x = read_window(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h, g.w, g.c,
+                         part);
+    ptrdiff_t depth = g.r * g.s * g.c;
     real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
     for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
         ptrdiff_t j = panel * GEMM_NR;
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
         for (ptrdiff_t i = 0; i < rows; i++) {
-            gemm_rows pixels = {
-                x + i * g.stride_h * pitch, g.stride_w * g.c, pitch, g.r, g.s * g.c, 1};
+            gemm_rows pixels = {x.data + i * g.stride_h * x.pitch,
+                                g.stride_w * g.c,
+                                x.pitch,
+                                g.r,
+                                g.s * g.c,
+                                1,
+                                1,
+                                0};
             CN(gemm)(&pixels, g.q, (const real *)a->head.workspace + depth * j,
                      gemm_panel_width(g.k, panel), y + i * g.q * g.k + j, g.k, epilogue);
         }
@@ -227,12 +242,12 @@ static ptrdiff_t dx_block(const geometry *g) {
     return cn_clamp(rows, 1, g->h);
 }
 
-/* Row i of dx from the window of dy; `dy` points at the window's first pixel. */
-static void dx_row(const geometry *g, const real *packed, const real *dy, window part, ptrdiff_t i,
+/* Row i of dx from the window of dy. */
+static void dx_row(const geometry *g, const real *packed, view dy, window part, ptrdiff_t i,
                    real *dx) {
     ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
     ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1) - part.row;
-    ptrdiff_t pitch = part.columns * g->k, with_taps = phases(g->s, g->stride_w);
+    ptrdiff_t with_taps = phases(g->s, g->stride_w);
     if (rows == 0 || with_taps < g->stride_w) memset(dx, 0, (size_t)(g->w * g->c) * sizeof(real));
     if (rows == 0) return;
     for (ptrdiff_t b = 0; b < with_taps; b++) {
@@ -241,7 +256,14 @@ static void dx_row(const geometry *g, const real *packed, const real *dy, window
         if (j0 >= g->w) continue;
         ptrdiff_t pixels = cn_ceil_div(g->w - j0, g->stride_w), depth = rows * columns * g->k;
         ptrdiff_t column = (j0 + g->left - b) / g->stride_w - (columns - 1) - part.column;
-        gemm_rows read = {dy + row * pitch + column * g->k, g->k, pitch, rows, columns * g->k, 1};
+        gemm_rows read = {dy.data + row * dy.pitch + column * g->k,
+                          g->k,
+                          dy.pitch,
+                          rows,
+                          columns * g->k,
+                          1,
+                          1,
+                          0};
         const real *panels = packed + phase_offset(g, a, b);
         for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
             ptrdiff_t j = panel * GEMM_NR;
@@ -254,8 +276,12 @@ static void dx_row(const geometry *g, const real *packed, const real *dy, window
 /* dw, one filter row r at a time: the rows of the product are (s, c), which lie side by side in x,
  * and the reduction runs over pixels, dy packed. */
 
-/* Output rows packed at a time: near 512 pixels. */
+/* Output rows packed at a time: near 512 pixels. Of small images several are taken together, so
+ * that the sums are not fetched and put back for a few pixels each. */
 static ptrdiff_t weight_block(const geometry *g) { return cn_clamp(512 / g->q, 1, g->p); }
+static ptrdiff_t weight_images(const geometry *g) {
+    return weight_block(g) < g->p ? 1 : cn_max(1, 64 / (g->p * g->q));
+}
 
 typedef struct {
     ptrdiff_t weights;                             /* elements of w */
@@ -279,8 +305,9 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     o.db_parts = o.dw_parts + cn_round_up(o.parts * o.weights * real_bytes, 64);
     o.bytes = o.db_parts + reduce_parts(g->n * g->p * g->q) * g->k * (ptrdiff_t)sizeof(double);
     ptrdiff_t block = weight_block(g);
-    o.packed_dy = cn_round_up(window_bytes(input_window(g, 0, block), g->c), 64);
-    o.scratch = o.packed_dy + block * g->q * GEMM_NR * real_bytes;
+    ptrdiff_t images = weight_images(g);
+    o.packed_dy = cn_round_up(images * window_bytes(input_window(g, 0, block), g->c), 64);
+    o.scratch = o.packed_dy + images * block * g->q * GEMM_NR * real_bytes;
     if (cn_present(a->dx))
         o.scratch =
             cn_max(o.scratch, window_bytes(dy_window(g, 0, dx_block(g) + g->stride_h), g->k));
@@ -344,8 +371,8 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t chunk,
     ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
     ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
     window part = dy_window(g, i0, rows);
-    const real *dy = read_window(scratch, (const real *)a->dy.data + image * g->p * g->q * g->k,
-                                 g->p, g->q, g->k, part);
+    view dy = read_window(scratch, (const real *)a->dy.data + image * g->p * g->q * g->k, g->p,
+                          g->q, g->k, part);
     for (ptrdiff_t i = i0; i < i0 + rows; i++)
         dx_row(g, a->head.workspace, dy, part, i,
                (real *)a->dx.data + (image * g->h + i) * g->w * g->c);
@@ -359,26 +386,40 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
     real *packed = (real *)(scratch + o.packed_dy);
     real *out = parts > 1 ? (real *)((char *)a->head.workspace + o.dw_parts) + part * o.weights
                           : (real *)a->dw.data;
-    ptrdiff_t block = weight_block(g);
+    ptrdiff_t block = weight_block(g), together = weight_images(g), example = g->h * g->w * g->c;
+    ptrdiff_t image = cn_part(n, parts, part), end = cn_part(n, parts, part + 1);
     int accumulate = 0;
-    for (ptrdiff_t image = cn_part(n, parts, part); image < cn_part(n, parts, part + 1); image++)
+    for (ptrdiff_t images; image < end; image += images) {
+        images = cn_min(together, end - image);
         for (ptrdiff_t p0 = 0; p0 < g->p; p0 += block) {
-            ptrdiff_t rows = cn_min(block, g->p - p0);
+            ptrdiff_t rows = cn_min(block, g->p - p0), taps = g->s * g->c;
             window under = input_window(g, p0, rows);
-            const real *x =
-                read_window((real *)scratch, (const real *)a->x.data + image * g->h * g->w * g->c,
-                            g->h, g->w, g->c, under);
+            const real *first = (const real *)a->x.data + image * example;
+            view x = read_window((real *)scratch, first, g->h, g->w, g->c, under);
+            ptrdiff_t next = example;
+            if (!inside(g->h, g->w, under)) {
+                next = under.rows * x.pitch;
+                for (ptrdiff_t i = 1; i < images; i++)
+                    copy_window((real *)scratch + i * next, first + i * example, g->h, g->w, g->c,
+                                under);
+            }
             CN(gemm_pack)(packed, (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k + j,
-                          g->k, 1, rows * g->q, width);
-            ptrdiff_t pitch = under.columns * g->c, taps = g->s * g->c;
+                          g->k, 1, images * rows * g->q, width);
             for (ptrdiff_t r = 0; r < g->r; r++) {
-                gemm_rows pixels = {x + r * pitch, 1,    g->stride_h * pitch,
-                                    rows,          g->q, g->stride_w * g->c};
+                gemm_rows pixels = {x.data + r * x.pitch,
+                                    1,
+                                    g->stride_h * x.pitch,
+                                    rows,
+                                    g->q,
+                                    g->stride_w * g->c,
+                                    images,
+                                    next};
                 CN(gemm)(&pixels, taps, packed, width, out + r * taps * g->k + j, g->k,
                          (gemm_epilogue){NULL, 0, accumulate});
             }
             accumulate = 1;
         }
+    }
 }
 
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {

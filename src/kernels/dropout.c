@@ -3,8 +3,11 @@
 #include "elementwise.h"
 #include "rng.h"
 
-/* Elements that one call of the generator decides: 8 for each of its lanes. */
-enum { GROUP = 8 * CN_PHILOX_LANES };
+/* Elements that one call of the generator decides: 8 for each of its counters. */
+enum { GROUP = 8 * CN_PHILOX_COUNTERS };
+
+/* One 16-bit draw for each lane of a vector. */
+typedef uint16_t draw_vec __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
 static const char *check(cn_tensor in, cn_tensor out, double keep_prob, ptrdiff_t ordinal,
                          ptrdiff_t inverted) {
@@ -18,21 +21,20 @@ static const char *check(cn_tensor in, cn_tensor out, double keep_prob, ptrdiff_
 
 static void keep_or_drop(const real *in, real *out, ptrdiff_t from, ptrdiff_t end, double keep_prob,
                          ptrdiff_t ordinal, ptrdiff_t inverted, const cn_step *step) {
-    const uint32_t threshold = (uint32_t)(65536 * keep_prob + 0.5);
+    /* Kept if draw < round(65536 keep_prob), which may not fit 16 bits; one less does. */
+    const uint16_t largest_kept = (uint16_t)((uint32_t)(65536 * keep_prob + 0.5) - 1);
     const real scale = inverted ? (real)(1 / keep_prob) : 1;
-    uint32_t words[4][CN_PHILOX_LANES];
-    uint16_t draws[GROUP];
+    uint32_t words[CN_PHILOX_COUNTERS][4];
     for (ptrdiff_t i = from; i < end; i += GROUP) {
         cn_philox(words, step->seed, (uint64_t)i / 8, (uint64_t)step->t, CN_STREAM_DROPOUT,
                   (uint32_t)ordinal);
-        for (int lane = 0; lane < CN_PHILOX_LANES; lane++)
-            for (int word = 0; word < 4; word++) {
-                draws[lane * 8 + word * 2] = (uint16_t)words[word][lane];
-                draws[lane * 8 + word * 2 + 1] = (uint16_t)(words[word][lane] >> 16);
-            }
         ptrdiff_t some = cn_min(GROUP, end - i);
-        for (ptrdiff_t j = 0; j < some; j++)
-            out[i + j] = draws[j] < threshold ? in[i + j] * scale : 0;
+        for (ptrdiff_t j = 0; j < some; j += VL) {
+            draw_vec draws = *(const draw_vec *)((const uint16_t *)words + j);
+            ivec kept = __builtin_convertvector(draws <= largest_kept, ivec);
+            vec v = v_load_n(in + i + j, some - j);
+            v_store_n(out + i + j, v_select(kept, v * scale, (vec){0}), some - j);
+        }
     }
 }
 
