@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,14 +92,24 @@ class ModelFile:
             )
         except (ValueError, RecursionError) as error:
             raise DataFormatError(f"{self.source}: meta is not valid JSON ({error})") from None
-        if not isinstance(meta, dict) or not isinstance(meta.get("format"), int):
+        found = meta.get("format") if isinstance(meta, dict) else None
+        if type(found) is not int or found < 1:
             raise DataFormatError(f"{self.source}: this is not a model file of this library")
-        if meta["format"] > FORMAT:
+        if found > FORMAT:
             raise DataFormatError(
-                f"{self.source}: written in format {meta['format']} by version "
+                f"{self.source}: written in format {found} by version "
                 f"{meta.get('version')}; this version reads up to format {FORMAT}"
             )
-        return meta
+        return dict(meta)
+
+    def expect_only(self, paths: Collection[str]) -> None:
+        """Refuses a file that has arrays of other paths."""
+        others = self.archive.others({META, *paths})
+        if others:
+            raise DataFormatError(
+                f"{self.source}: expected no members but those of its net, found "
+                f"{', '.join(others)}"
+            )
 
     def arrays(self, shapes: Mapping[str, Shape], dtype: str) -> dict[str, Array]:
         """The arrays of these paths, each of exactly this shape and dtype."""

@@ -95,7 +95,11 @@ class Model:
     def _class_names(self, names: Sequence[str] | None) -> tuple[str, ...] | None:
         if names is None:
             return None
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        if (
+            not np.iterable(names)
+            or isinstance(names, str)
+            or not all(isinstance(name, str) for name in names)
+        ):
             raise TypeError(f"classes must be a list of names, not {names!r}")
         if len(names) != self.outputs or len(set(names)) != len(names):
             raise ValueError(f"classes must be {self.outputs} different names, not {names!r}")
@@ -313,7 +317,9 @@ class Model:
         rows = np.arange(len(examples.x)) if rows is None else rows
         log: list[tuple[Array, Array]] = []
         scores = self._forward("evaluate", examples.x, batch_size, rows, examples, log)
-        found = {"loss": sum(float((loss[:, 0] * sizes).sum()) for loss, sizes in log) / len(rows)}
+        # One sum, whose order does not depend on when the clock ended a run.
+        losses = np.concatenate([results[:, 0] * sizes for results, sizes in log])
+        found = {"loss": float(losses.sum()) / len(rows)}
         if self.loss.targets == "class":
             found["accuracy"] = float((scores.argmax(axis=1) == examples.y[rows]).mean())
         return found

@@ -15,7 +15,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -27,6 +27,8 @@ from .errors import DataFormatError
 
 # numpy refuses a header text of more than 10,000 characters; an ordinary one has about 118.
 _HEAD_BYTES = 12 + 10_000
+# The most dimensions that every version of numpy has.
+MAX_RANK = 32
 # More than is read here beyond the size of a member, with what zipfile reads ahead (4 KiB).
 _ROOM_BYTES = 1 << 20
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
@@ -159,6 +161,10 @@ class Archive:
         """Tell whether the archive lists an array of this name."""
         return f"{array}.npy" in self._infos
 
+    def others(self, arrays: Collection[str]) -> list[str]:
+        """Return the members that are none of these arrays."""
+        return sorted(set(self._infos) - {f"{array}.npy" for array in arrays})
+
     def member(self, array: str, types: tuple[str, ...]) -> Member:
         """Return the description of an array after checking it against the directory.
 
@@ -239,4 +245,9 @@ def _describe(name: str, file: str, head: bytes) -> Member:
         raise DataFormatError(
             f"{name}: expected an .npy header of version 1.0 or 2.0, found {head[:16]!r} ({error})"
         ) from error
+    # numpy takes True for a size, and more of them than an array may have.
+    if len(shape) > MAX_RANK or not all(type(size) is int for size in shape):
+        raise DataFormatError(
+            f"{name}: expected a shape of at most {MAX_RANK} sizes, found {shape}"
+        )
     return Member(name, file, stream.tell(), shape, dtype, fortran)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ def number(
         x = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number, not {value!r}") from None
+    except OverflowError:  # an integer beyond all floats
+        x = inf if value > 0 else -inf
     inside = (low < x if open_low else low <= x) and (x < high if open_high else x <= high)
     if not inside:
         left, right = "(" if open_low else "[", ")" if open_high else "]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from math import inf, isfinite
 from typing import Any, NamedTuple
@@ -145,7 +146,7 @@ class Solver:
             for name in (GRADIENTS, *update.states)
         }
         self._runners: dict[tuple[bool, frozenset[str]], Runner] = {}
-        self._busy = False
+        self._training = threading.Lock()
 
     def _take_data(self, train: Any, validation: Any, class_weight: Any) -> None:
         self._train = self._validation = None
@@ -273,9 +274,13 @@ class Solver:
         finally:
             runner.release()
 
-    def _alone(self) -> _Alone:
-        """Trains in one thread at a time: a second one is refused before it changes anything."""
-        return _Alone(self)
+    def _alone(self) -> threading.Lock:
+        """Trains in one thread at a time: a second one is refused before it changes anything.
+
+        A lock, since nothing can interrupt a `with` of one between taking and giving it back."""
+        if self._training.locked():
+            raise RuntimeError("this solver is training already, in another thread")
+        return self._training
 
     def __reduce__(self) -> Any:
         raise TypeError("a Solver cannot be pickled or copied; pickle, clone or save its model")
@@ -410,20 +415,3 @@ def _check_tuple(name: str, given: Any, lengths: tuple[int, ...]) -> None:
         raise TypeError(f"{name} must be {shape}")
     if given[1] is None:
         raise TypeError(f"{name} y is None, expected targets")
-
-
-class _Alone:
-    """Marks a solver as training."""
-
-    __slots__ = ("solver",)
-
-    def __init__(self, solver: Solver) -> None:
-        self.solver = solver
-
-    def __enter__(self) -> None:
-        if self.solver._busy:
-            raise RuntimeError("this solver is training already, in another thread")
-        self.solver._busy = True
-
-    def __exit__(self, *exception: object) -> None:
-        self.solver._busy = False

@@ -50,6 +50,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]
         # Read before the model takes memory: what is not in the file is not allocated.
         arrays = file.arrays(shapes, arguments["dtype"])
         chain.take(file.arrays(members, "float64"))
+        file.expect_only({**shapes, **members})
     return arguments | {"preprocessing": chain.steps}, arrays
 
 

@@ -230,8 +230,7 @@ def test_a_second_run_at_once_is_refused(data):
     model = model_of()
     solver = cnn.Solver(model, update=cnn.SGD(0.1), batch_size=8)
     solver.step(x[:8], y[:8])
-    solver._busy = True
-    with pytest.raises(RuntimeError, match="already"):
+    with solver._training, pytest.raises(RuntimeError, match="already"):
         solver.step(x[:8], y[:8])
 
 

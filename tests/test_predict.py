@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import os
-import struct
 import sys
 from pathlib import Path
 
@@ -14,13 +13,8 @@ import pytest
 
 import cnncore as cnn
 from cnncore.cli import main
+from small_files import Image, idx_bytes, needs_pillow
 
-try:
-    from PIL import Image
-except ImportError:
-    Image = None
-
-needs_pillow = pytest.mark.skipif(Image is None, reason="Pillow is not installed")
 SHAPE = (6, 5, 1)
 
 
@@ -41,10 +35,6 @@ def saved(path="model.npz", shape=SHAPE, classes=4, **options):
 
 def images(count, shape=SHAPE, seed=0):
     return np.random.RandomState(seed).randint(0, 256, (count, *shape)).astype(np.uint8)
-
-
-def idx_bytes(x):
-    return struct.pack(f">HBB{x.ndim}I", 0, 8, x.ndim, *x.shape) + x.tobytes()
 
 
 def lines(capsys):
@@ -161,17 +151,12 @@ WRONG = [
     (["model.npz", "one.npy"], "one.npy has shape (6, 5, 1), expected (n, 6, 5, 1)"),
     (["model.npz", "scalar.npy"], "scalar.npy has shape (), expected (n, 6, 5, 1)"),
     (["model.npz", "int.npy"], "int.npy: expected dtype uint8 or float32 or float64, found int64"),
-    (["model.npz", "object.npy"], "object.npy: expected dtype uint8"),
-    (["model.npz", "none-in.npy"], "none-in.npy: expected some data, found empty shape (0, 6,"),
     (["model.npz", "good.npy", "nan.npy"], "nan.npy: "),
     (["model.npz", "cut.npy"], "cut.npy: expected 60 bytes of data"),
-    (["model.npz", "long.npy"], "long.npy: expected 60 bytes of data"),
-    (["model.npz", "huge.npy"], "huge.npy: expected 1099511627776 bytes of data"),
     (["model.npz", "junk.npy"], "junk.npy: expected an .npy header"),
     (["model.npz", "junk.npz"], "junk.npz: expected an intact .npz archive"),
     (["model.npz", "y.npz"], "y.npz: x.npy: expected this member, found y.npy"),
     (["model.npz", "junk.txt"], "junk.txt: expected a file .npz or .npy, an image (.png"),
-    (["model.npz", "empty"], "empty: expected a file .npz or .npy, an image (.png"),
     (["model.npz", "labels-idx1"], "labels-idx1 has shape (3,), expected (n, 6, 5, 1)"),
     (["model.npz", "cut-idx3"], "cut-idx3: expected 106 bytes"),
     (["model.npz", "int-idx3"], "int-idx3 has dtype int8; expected uint8"),
@@ -189,17 +174,15 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
     good = images(2)
     arrays = {
         "good": good, "wide": images(2, (6, 6, 1)), "one": good[0], "scalar": np.zeros(()),
-        "int": good.astype(int), "none-in": good[:0], "nan": np.full((2, *SHAPE), np.nan),
+        "int": good.astype(int), "nan": np.full((2, *SHAPE), np.nan),
     }  # fmt: skip
     for name, array in arrays.items():
         np.save(f"{name}.npy", array)
-    np.save("object.npy", np.array([print], object), allow_pickle=True)
     npy, idx = Path("good.npy").read_bytes(), idx_bytes(images(3, (6, 5)))
     files = {
-        "cut.npy": npy[:-1], "long.npy": npy + b"0", "junk.npy": b"junk", "junk.npz": b"junk",
-        "junk.txt": b"junk", "empty": b"", "labels-idx1": idx_bytes(np.arange(3, dtype=np.uint8)),
+        "cut.npy": npy[:-1], "junk.npy": b"junk", "junk.npz": b"junk",
+        "junk.txt": b"junk", "labels-idx1": idx_bytes(np.arange(3, dtype=np.uint8)),
         "cut-idx3": idx[:-1], "int-idx3": idx[:2] + b"\x09" + idx[3:],
-        "huge.npy": huge_npy(),
     }  # fmt: skip
     for name, content in files.items():
         Path(name).write_bytes(content)
@@ -214,11 +197,6 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, message, capsys):
     assert err.count("\n") == 1
     assert message in err
     assert sorted(p.name for p in Path().iterdir()) == before
-
-
-def huge_npy():
-    text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1099511627776,)}\n"
-    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text
 
 
 @needs_pillow

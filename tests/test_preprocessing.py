@@ -182,14 +182,16 @@ def test_any_number_of_threads_gives_the_same_bits(name):
     digests = set()
     fitted = net(preprocessing=STEPS[name])
     fitted.fit_preprocessing(IMAGES)
-    for threads in (1, 3):
-        cnn.set_num_threads(threads)
-        model = fitted.clone()
-        cnn.Solver(
-            model, train=(IMAGES, LABELS), update=cnn.Adam(1e-2), batch_size=8, num_epochs=2
-        ).train()
-        digests.add(model.digest())
-    cnn.set_num_threads(2)
+    try:
+        for threads in (1, 3):
+            cnn.set_num_threads(threads)
+            model = fitted.clone()
+            cnn.Solver(
+                model, train=(IMAGES, LABELS), update=cnn.Adam(1e-2), batch_size=8, num_epochs=2
+            ).train()
+            digests.add(model.digest())
+    finally:
+        cnn._core.set_threads(0)
     assert len(digests) == 1
 
 

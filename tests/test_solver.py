@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 import timeit
@@ -264,29 +265,103 @@ def test_interruption_returns_soon_and_leaves_a_usable_model(digits):
     assert solver.model.predict(digits.x_test).shape == (360,)
 
 
+class Interrupter(threading.Thread):
+    """Sends Ctrl-C a while after a solver has come to an iteration; `stop` comes in time or not."""
+
+    def __init__(self, solver, iteration, seconds):
+        super().__init__()
+        self.solver, self.iteration, self.seconds = solver, iteration, seconds
+        self.stopped = threading.Event()
+
+    def run(self):
+        while self.solver.iteration < self.iteration:
+            if self.stopped.wait(2e-4):
+                return
+        if not self.stopped.wait(self.seconds):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def stop(self):
+        self.stopped.set()
+        self.join()
+
+
 @pytest.mark.parametrize("restore", ["best", "last"])
-def test_training_interrupted_again_and_again_gives_the_same_bytes(digits, restore):
-    whole = make(digits, num_epochs=300, restore=restore, lr_decay=0.995)
+def test_fifty_interruptions_of_a_training_leave_the_same_bytes(digits, restore):
+    settings = {"num_epochs": 300, "restore": restore, "lr_decay": 0.995}
+    whole = make(digits, **settings)
     whole.train()
-    solver = make(digits, num_epochs=300, restore=restore, lr_decay=0.995)
+    solver = make(digits, **settings)
     random = np.random.RandomState(0)
-    interruptions = 0
-    while True:
-        timer = threading.Timer(random.uniform(0, 0.04), os.kill, (os.getpid(), signal.SIGINT))
+    interrupted = []
+    for iteration in np.sort(random.randint(0, 0.9 * whole.num_iterations, 60)):
+        interrupter = Interrupter(solver, iteration, random.uniform(0, 2e-3))
+        before = solver.iteration
         try:
-            timer.start()
+            interrupter.start()
             try:
                 solver.train()
             finally:
-                timer.cancel()
-                timer.join()
-            break
+                interrupter.stop()
         except KeyboardInterrupt:
-            interruptions += 1
-            assert np.isfinite(solver.model.parameters).all()
-    assert interruptions >= 10
+            interrupted.append(solver.iteration)
+        assert before <= solver.iteration == len(solver.history["loss"])
+        assert solver.history["loss"] == whole.history["loss"][: solver.iteration]
+        assert solver.model.predict(digits.x_test).shape == (360,)
+        assert np.isfinite(solver.model.parameters).all()
+    assert len(interrupted) >= 50
+    # Over the whole training, between steps that are not all alike.
+    thirds = np.array(interrupted) * 3 // whole.num_iterations
+    assert set(thirds) == {0, 1, 2}
+    assert len(set(interrupted)) > 30
+    solver.train()
     assert solver.model.digest() == whole.model.digest()
     assert solver.history == whole.history
+
+
+def train_by_steps(solver):
+    for _ in solver:
+        pass
+
+
+class AtCall:
+    """A trace that counts calls of Python functions, and has one of them begin with Ctrl-C."""
+
+    def __init__(self, chosen=0):
+        self.chosen, self.count = chosen, 0
+
+    def __call__(self, frame, event, argument):
+        self.count += 1
+        if self.count == self.chosen:
+            signal.raise_signal(signal.SIGINT)
+
+    def watch(self, function, *arguments):
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            function(*arguments)
+        finally:
+            sys.settrace(before)
+
+
+@pytest.mark.parametrize("train", [cnn.Solver.train, train_by_steps], ids=["train", "steps"])
+def test_an_interruption_at_any_call_loses_nothing(digits, train):
+    few = digits.x_train[:40], digits.y_train[:40]
+
+    def fresh():
+        return make(digits, train=few, batch_size=20, num_epochs=2, verbose=False)
+
+    train(fresh())  # what is made once is made now
+    whole, counter = fresh(), AtCall()
+    counter.watch(train, whole)
+    assert counter.count > 100
+    for chosen in range(1, counter.count + 1):
+        solver = fresh()
+        with pytest.raises(KeyboardInterrupt):
+            AtCall(chosen).watch(train, solver)
+        assert len(solver.history["loss"]) == solver.iteration
+        train(solver)
+        assert solver.model.digest() == whole.model.digest()
+        assert solver.history == whole.history
 
 
 def test_a_second_equal_model_and_solver_are_cheap():

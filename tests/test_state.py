@@ -197,12 +197,11 @@ def test_a_refused_training_changes_nothing(digits):
     refused = []
     for step in solver:
         if step.iteration % 20 == 0:
-            solver._busy = True  # as another thread's training would have it
             before = model.digest()
-            with pytest.raises(RuntimeError, match="already"):
+            # As another thread's training would have it.
+            with solver._training, pytest.raises(RuntimeError, match="already"):
                 solver.train()
             refused.append(model.digest() == before)
-            solver._busy = False
     assert refused
     assert all(refused)
     assert model.digest() == alone.model.digest()

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataFormatError
-from ..npz import Readable, native, read_bounded
+from ..npz import MAX_RANK, Readable, native, read_bounded
 from ._dataset import (
     DEFAULT_VALIDATION,
     Dataset,
@@ -31,8 +31,6 @@ from ._dataset import (
 )
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-# The most dimensions that every version of numpy has.
-_MAX_RANK = 32
 _GZIP_MAGIC = b"\x1f\x8b"
 _ADVICE = "download it again"
 # Beginnings and ends of the names of MNIST's files: images and labels, for training and testing.
@@ -90,11 +88,11 @@ def _read_header(source: str, stream: Readable) -> tuple[tuple[int, ...], np.dty
         len(magic) < 4
         or magic[:2] != b"\0\0"
         or magic[2] not in _TYPES
-        or not 1 <= magic[3] <= _MAX_RANK
+        or not 1 <= magic[3] <= MAX_RANK
     ):
         raise DataFormatError(
             f"{source}: expected the start of an IDX file (00 00, a type of 08 to 0e, a rank of "
-            f"01 to {_MAX_RANK:02x}), found {magic.hex(' ') or 'an empty file'}; {_ADVICE}"
+            f"01 to {MAX_RANK:02x}), found {magic.hex(' ') or 'an empty file'}; {_ADVICE}"
         )
     rank = magic[3]
     sizes = stream.read(4 * rank)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from .. import init
 from ..plan import Builder, Tensor
-from ..shapes import integer, settle
+from ..shapes import flag, integer, settle
 from .base import Layer
 
 
@@ -29,7 +29,10 @@ class Maxout(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settle(self, m=integer("m", self.m), pieces=integer("pieces", self.pieces, 1, 65535))
+        settle(
+            self, m=integer("m", self.m), pieces=integer("pieces", self.pieces, 1, 65535),
+            bias=flag("bias", self.bias),
+        )  # fmt: skip
         integer("pieces * m", self.pieces * self.m)
         init.resolve(self.init, False)
 

@@ -1,0 +1,15 @@
+"""What several tests share; see also `small_files.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+import small_files
+from cnncore.data import _cifar
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a batch of CIFAR-10 have 10 records, not 10,000, and its files be as small."""
+    monkeypatch.setattr(_cifar, "_RECORDS", small_files.RECORDS)
+    monkeypatch.setattr(_cifar, "_MOST_BYTES", 1 << 20)
