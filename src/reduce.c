@@ -1,16 +1,40 @@
 #include "reduce.h"
 
-void CN(sum_rows)(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t columns) {
-    for (ptrdiff_t j = 0; j < columns; j++) sum[j] = 0;
+/* tile[j] += sum over rows of x[i][j] */
+CN_INLINE void add_rows(const int nv, ptrdiff_t some, const real *x, ptrdiff_t rows,
+                        ptrdiff_t pitch, real *tile) {
+    vec sum[WIDE];
+#pragma GCC unroll 4
+    for (int v = 0; v < nv; v++) sum[v] = v_load_n(tile + v * VL, some - v * VL);
+    for (ptrdiff_t i = 0; i < rows; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) sum[v] += v_load_n(x + i * pitch + v * VL, some - v * VL);
+#pragma GCC unroll 4
+    for (int v = 0; v < nv; v++) v_store_n(tile + v * VL, sum[v], some - v * VL);
+}
+
+/* Columns that the tile has room for; of longer rows a stretch at a time. */
+enum { STRETCH = 1024 };
+
+static void sum_stretch(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t pitch, ptrdiff_t c) {
+    real tile[STRETCH];
+    ptrdiff_t at_once = c <= WIDE * VL ? REDUCE_TILE : 1;
+    for (ptrdiff_t j = 0; j < c; j++) sum[j] = 0;
     for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
-        ptrdiff_t some = cn_min(REDUCE_TILE, rows - i);
-        for (ptrdiff_t j = 0; j < columns; j += VL) {
-            vec tile = {0};
-            for (ptrdiff_t k = i; k < i + some; k++)
-                tile += v_load_n(x + k * columns + j, columns - j);
-            v_add_double(sum + j, tile, columns - j);
+        memset(tile, 0, (size_t)cn_round_up(c, VL) * sizeof(real));
+        for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k += at_once) {
+#define EACH(nv, some, j)                                                                          \
+    add_rows(nv, some, x + k * pitch + j, cn_min(at_once, rows - k), pitch, tile + j)
+            COLUMNS(c, EACH);
+#undef EACH
         }
+        for (ptrdiff_t j = 0; j < c; j += VL) v_add_double(sum + j, v_load(tile + j), c - j);
     }
+}
+
+void CN(sum_rows)(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t columns) {
+    for (ptrdiff_t j = 0; j < columns; j += STRETCH)
+        sum_stretch(sum + j, x + j, rows, columns, cn_min(STRETCH, columns - j));
 }
 
 void CN(add_double_parts)(real *out, const double *parts, ptrdiff_t count, ptrdiff_t columns) {

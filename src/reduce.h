@@ -13,6 +13,21 @@ CN_INLINE ptrdiff_t reduce_parts(ptrdiff_t rows) {
     return cn_clamp(rows / 128, 1, REDUCE_MAX_PARTS);
 }
 
+/* Sums over rows go by tiles of REDUCE_TILE rows, in reals, and beyond a tile in double. Memory
+ * must be read in its order: the processor fetches ahead of one stream, not of one for each row. So
+ * rows of up to WIDE vectors are added up in registers, and longer ones one by one in memory.
+ *
+ * COLUMNS calls `each(nv, some, j)` for nv vectors from column j, of `some` columns; both are
+ * constants but for a last, partly filled vector. */
+enum { WIDE = CN_VECTOR_BYTES == 64 ? 4 : 2 };
+#define COLUMNS(c, each)                                                                           \
+    do {                                                                                           \
+        ptrdiff_t j = 0;                                                                           \
+        for (; j + WIDE * VL <= (c); j += WIDE * VL) each(WIDE, WIDE * VL, j);                     \
+        for (; j + VL <= (c); j += VL) each(1, VL, j);                                             \
+        if (j < (c)) each(1, (c) - j, j);                                                          \
+    } while (0)
+
 /* sum[j] = sum over rows of x[i][j]. */
 void CN(sum_rows)(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t columns);
 

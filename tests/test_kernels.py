@@ -119,8 +119,9 @@ def test_harness_reports_a_write_beside_the_result():
 
 
 def test_kernels_and_twins_use_the_same_words():
-    """A kernel's tensors and attributes are arguments or results of its twin, and there is no
-    kernel without a twin nor a twin without a kernel."""
+    """A kernel's tensors and attributes are arguments or results of its twin (where another op can
+    be fused into a backward pass, also of the forward one), and there is no kernel without a twin
+    nor a twin without a kernel."""
     twins = {f"{op}_{f}" for op in reference.names() for f in reference.functions(op)}
     assert twins == set(kernel_fields())
     for op in reference.names():
@@ -128,9 +129,12 @@ def test_kernels_and_twins_use_the_same_words():
             problem = next(p for p in PROBLEMS if (p.op, p.function) == (op, function))
             results, _ = selfcheck.expected(problem, selfcheck.arguments(problem, "float64"))
             step = set(getattr(reference.op(op), "STEP", ()))
-            for field, kind in kernel_fields()[f"{op}_{function}"].items():
+            fields = kernel_fields()[f"{op}_{function}"]
+            words = set(signature(op, function)) | set(results) | {"target"}
+            if function == "backward" and "fused" in fields.values():
+                words |= set(signature(op, "forward"))
+            for field, kind in fields.items():
                 if kind != "fused":
-                    words = set(signature(op, function)) | set(results) | {"target"}
                     assert field in words - step or op == "output", f"{op}_{function}: {field}"
 
 

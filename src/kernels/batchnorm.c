@@ -24,21 +24,6 @@ static ptrdiff_t blocks(cn_tensor x, ptrdiff_t n) {
     return cn_ceil_div(cn_rows(x, n), row_block(x));
 }
 
-/* Sums over rows go by tiles of REDUCE_TILE rows, in reals, and beyond a tile in double. Memory
- * must be read in its order: the processor fetches ahead of one stream, not of one for each row. So
- * rows of up to WIDE vectors are added up in registers, and longer ones one by one in the scratch.
- *
- * COLUMNS calls `each(nv, some, j)` for nv vectors from column j, of `some` columns; both are
- * constants but for a last, partly filled vector. */
-enum { WIDE = CN_VECTOR_BYTES == 64 ? 4 : 2 };
-#define COLUMNS(c, each)                                                                           \
-    do {                                                                                           \
-        ptrdiff_t j = 0;                                                                           \
-        for (; j + WIDE * VL <= (c); j += WIDE * VL) each(WIDE, WIDE * VL, j);                     \
-        for (; j + VL <= (c); j += VL) each(1, VL, j);                                             \
-        if (j < (c)) each(1, (c) - j, j);                                                          \
-    } while (0)
-
 /* Two sums for each channel, in reals: a tile's. */
 static ptrdiff_t tile_scratch(cn_tensor x) { return 2 * cn_channels(x) * (ptrdiff_t)sizeof(real); }
 static ptrdiff_t forward_scratch(const void *args) {
