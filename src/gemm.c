@@ -4,16 +4,19 @@
  * rows * nv registers. Row pointers are kept for every third row only: base, base + ld and
  * base + 2 ld are all addressing modes, and 24 row pointers would not fit the integer registers. */
 CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm_rows *restrict g,
-                    const real *x, const real *restrict panel, real *y, ptrdiff_t ldy,
-                    const gemm_epilogue *restrict epilogue) {
+                    const real *x, const real *restrict panel, ptrdiff_t width, real *y,
+                    ptrdiff_t ldy, const gemm_epilogue *restrict epilogue) {
     vec sum[24][4];
+    const ptrdiff_t last = width - (nv - 1) * VL; /* columns of the last vector */
     const ptrdiff_t ld = in_place ? g->ld : 1, step = in_place ? 1 : g->step;
 
 #pragma GCC unroll 24
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < nv; j++)
-            sum[i][j] = epilogue->accumulate ? v_load(y + i * ldy + j * VL) : (vec){0};
+            sum[i][j] = epilogue->accumulate
+                            ? v_load_n(y + i * ldy + j * VL, j < nv - 1 ? VL : last)
+                            : (vec){0};
 
     for (ptrdiff_t group = 0; group < g->groups; group++)
         for (ptrdiff_t run = 0; run < g->runs; run++) {
@@ -38,12 +41,13 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
 
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) {
-        vec bias = epilogue->bias ? v_load(epilogue->bias + j * VL) : (vec){0};
+        ptrdiff_t some = j < nv - 1 ? VL : last;
+        vec bias = epilogue->bias ? v_load_n(epilogue->bias + j * VL, some) : (vec){0};
 #pragma GCC unroll 24
         for (int i = 0; i < rows; i++) {
             vec out = sum[i][j] + bias;
             if (epilogue->relu) out = v_select(out <= 0, (vec){0}, out);
-            v_store(y + i * ldy + j * VL, out);
+            v_store_n(y + i * ldy + j * VL, out, some);
         }
     }
 }
@@ -63,7 +67,8 @@ CN_INLINE ptrdiff_t tile_rows(const int nv, ptrdiff_t m) {
 }
 
 CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdiff_t m,
-                     const real *panel, real *y, ptrdiff_t ldy, const gemm_epilogue *epilogue) {
+                     const real *panel, ptrdiff_t width, real *y, ptrdiff_t ldy,
+                     const gemm_epilogue *epilogue) {
     for (ptrdiff_t i = 0, rows; i < m; i += rows) {
         const real *x = g->x + i * g->ld;
         rows = tile_rows(nv, m - i);
@@ -71,7 +76,7 @@ CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdi
 #define HEIGHT(rows)                                                                               \
     case rows:                                                                                     \
         if (rows * nv <= ACCUMULATORS)                                                             \
-            tile(rows, nv, in_place, g, x, panel, y + i * ldy, ldy, epilogue);                     \
+            tile(rows, nv, in_place, g, x, panel, width, y + i * ldy, ldy, epilogue);              \
         break;
             HEIGHT(1)
             HEIGHT(2)
@@ -91,58 +96,32 @@ CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdi
 
 #define PANEL(name, nv)                                                                            \
     static __attribute__((noinline)) void name(const gemm_rows *g, ptrdiff_t m, const real *panel, \
-                                               real *y, ptrdiff_t ldy, gemm_epilogue epilogue) {   \
+                                               ptrdiff_t width, real *y, ptrdiff_t ldy,            \
+                                               const gemm_epilogue *epilogue) {                    \
         if (g->step == 1)                                                                          \
-            tiles(nv, 1, g, m, panel, y, ldy, &epilogue);                                          \
+            tiles(nv, 1, g, m, panel, width, y, ldy, epilogue);                                    \
         else                                                                                       \
-            tiles(nv, 0, g, m, panel, y, ldy, &epilogue);                                          \
+            tiles(nv, 0, g, m, panel, width, y, ldy, epilogue);                                    \
     }
 PANEL(panel_1, 1)
 PANEL(panel_2, 2)
+#if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
 PANEL(panel_3, 3)
 PANEL(panel_4, 4)
-
-static void whole_vectors(ptrdiff_t nv, const gemm_rows *g, ptrdiff_t m, const real *panel, real *y,
-                          ptrdiff_t ldy, gemm_epilogue epilogue) {
-    if (GEMM_NV == 4 && nv == 4)
-        panel_4(g, m, panel, y, ldy, epilogue);
-    else if (GEMM_NV == 4 && nv == 3)
-        panel_3(g, m, panel, y, ldy, epilogue);
-    else if (nv == 2)
-        panel_2(g, m, panel, y, ldy, epilogue);
-    else
-        panel_1(g, m, panel, y, ldy, epilogue);
-}
-
-static void copy_rows(real *to, ptrdiff_t to_ld, const real *from, ptrdiff_t from_ld, ptrdiff_t m,
-                      ptrdiff_t width) {
-    for (ptrdiff_t i = 0; i < m; i++)
-        for (ptrdiff_t j = 0; j < width; j++) to[i * to_ld + j] = from[i * from_ld + j];
-}
+#endif
 
 void CN(gemm)(const gemm_rows *g, ptrdiff_t m, const real *panel, ptrdiff_t width, real *y,
               ptrdiff_t ldy, gemm_epilogue epilogue) {
-    ptrdiff_t nv = cn_ceil_div(width, VL), filled = nv * VL;
-    if (filled == width) {
-        whole_vectors(nv, g, m, panel, y, ldy, epilogue);
-        return;
-    }
-    /* The last columns fill a vector only partly: whole vectors into a buffer, then a copy. */
-    enum { BUFFER_ROWS = 24 };
-    real buffer[BUFFER_ROWS * GEMM_NR], bias[GEMM_NR] = {0};
-    if (epilogue.bias) {
-        copy_rows(bias, filled, epilogue.bias, width, 1, width);
-        epilogue.bias = bias;
-    }
-    if (epilogue.accumulate) memset(buffer, 0, sizeof buffer);
-    for (ptrdiff_t i = 0; i < m; i += BUFFER_ROWS) {
-        ptrdiff_t some = cn_min(BUFFER_ROWS, m - i);
-        gemm_rows part = *g;
-        part.x += i * g->ld;
-        if (epilogue.accumulate) copy_rows(buffer, filled, y + i * ldy, ldy, some, width);
-        whole_vectors(nv, &part, some, panel, buffer, filled, epilogue);
-        copy_rows(y + i * ldy, ldy, buffer, filled, some, width);
-    }
+    static void (*const panels[])(const gemm_rows *, ptrdiff_t, const real *, ptrdiff_t, real *,
+                                  ptrdiff_t, const gemm_epilogue *) = {
+        panel_1,
+        panel_2,
+#if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
+        panel_3,
+        panel_4,
+#endif
+    };
+    panels[cn_ceil_div(width, VL) - 1](g, m, panel, width, y, ldy, &epilogue);
 }
 
 /* to[l][j] = from[j][l] for l < depth and j < width, both at most VL; the rest of to[l] is 0. */
