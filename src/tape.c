@@ -53,12 +53,21 @@ static void walk(shared *s, int thread, int threads) {
     uint64_t float_before = cn_float_enter();
     for (ptrdiff_t k = 0; k < run->step_count; k++) {
         const cn_step *step = &run->steps[k];
+        double *seconds = thread == 0 && run->op_seconds
+                              ? run->op_seconds + k * (run->last - run->first) - run->first
+                              : NULL;
+        double before = seconds ? now() : 0;
         for (ptrdiff_t i = run->first; i < run->last; i++) {
             int skip_once = run->reuse_once && k > 0 && run->ops[i].kernel->once;
             if (!run_op(s, &run->ops[i], step, skip_once, scratch, threads)) {
                 if (thread == 0) run->failed_op = i;
                 cn_float_leave(float_before);
                 return;
+            }
+            if (seconds) {
+                double after = now();
+                seconds[i] = after - before;
+                before = after;
             }
         }
         if (thread == 0) end_step(s);
