@@ -1,0 +1,44 @@
+"""Single kernels beside what the machine can do and beside the peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cnncore import ceiling
+from cnncore.ceiling import Ceiling
+
+from . import problems, timing
+from .peers import Peer
+from .problems import Prepared
+
+Row = dict[str, Any]
+
+
+def run(
+    pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int, show: Callable[[Row], None]
+) -> Iterator[Row]:
+    """A row for each problem. The probe of multiply-adds takes its turn too: `probe` is what it
+    reached during the row, as a share of the ceiling, and tells a disturbed row."""
+    probe = ceiling.arithmetic(best.dtype, best.isa)
+    for problem in problems.problems(pattern):
+        prepared = Prepared(problem, best.dtype, best.isa)
+        runs = {"cnncore": prepared.run(best.threads)}
+        runs |= {p.name: made for p in peers if (made := p.kernel(prepared, best.threads))}
+        runs["probe"] = lambda repeats: probe.run(repeats, best.threads)
+        times = timing.alternate(runs, rounds)
+        reached = ceiling.ARITHMETIC_FLOPS / min(times.pop("probe")) / best.flops
+        row = {
+            "suite": "kernels",
+            "group": problem.group,
+            "name": problem.name,
+            "flops": prepared.flops,
+            "bytes": prepared.bytes,
+            "elements": prepared.elements,
+            "limit": best.seconds(prepared.flops, prepared.bytes, prepared.in_place),
+            "target": problem.target,
+            "probe": reached,
+            "times": {name: timing.summary(values) for name, values in times.items()},
+        }
+        show(row)
+        yield row
