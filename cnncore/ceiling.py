@@ -5,7 +5,6 @@ other kernels have. Nothing is chosen by what is found here; it is what shares a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,14 +16,12 @@ from .plan import CONSTANTS, ITEM_SIZE, Op, Plan, Tensor
 from .program import Program, Runner
 from .reference.case import Array
 
-ROUNDS = 7
+ROUNDS = 7  # at least
 # Bytes moved, from what the nearest caches hold to what only memory does.
 SIZES = tuple(1 << e for e in (16, 18, 20, 22, 24, 26, 28))
 # A probe of arithmetic: elements enough for many chunks of any vector length, a millisecond or two.
 _ELEMENTS, _TIMES = 12 * 16 * 32, 20_000
 ARITHMETIC_FLOPS = 2 * _ELEMENTS * _TIMES
-# Of one measurement, and of all that the best is taken of: others may be at work here too.
-_ONCE, _TOGETHER = 1e-3, 0.04
 
 
 @dataclass(frozen=True)
@@ -87,20 +84,22 @@ class Alone:
         plan = Plan(list(ops), list(ops), capacity, dtype, isa, {}, arena, constants)
         return cls(Runner(Program(plan), {}), capacity)
 
-    def run(
+    def steps(
         self, repeats: int, threads: int, op: int = 0, *, index: Array | None = None, lr: float = 0
-    ) -> float:
-        """Seconds that one of `repeats` steps of this op took."""
+    ) -> Array:
+        """What each of `repeats` steps of this op took, in seconds, all in one run of the tape: a
+        thread that starts late holds up the first alone."""
         if index is None:
             index = np.zeros(self.capacity, np.int64)
         sizes, rows = np.full(repeats, self.capacity), np.tile(index, repeats)
         rates, results = np.full(repeats, float(lr)), np.empty((repeats, 0))
-        start = time.perf_counter()
-        _, status, _ = self.runner.tape.run(sizes, rows, rates, 1, 0, results, op, op + 1, threads)
-        seconds = time.perf_counter() - start
+        seconds = np.empty((repeats, 1))
+        _, status, _ = self.runner.tape.run(
+            sizes, rows, rates, 1, 0, results, op, op + 1, threads, op_seconds=seconds
+        )
         if status != "ok":
             raise ValueError(f"{self.runner.program.kernel_ops[op].kernel} gave up: {status}")
-        return seconds / repeats
+        return seconds[:, 0]
 
 
 def op_alone(
@@ -110,12 +109,11 @@ def op_alone(
     return Op(op, function, dict(inputs), dict(outputs), attributes)
 
 
-def _best(alone: Alone, threads: int, op: int = 0, together: float = _TOGETHER) -> float:
-    """The shortest time of the op over some rounds."""
-    once = min(alone.run(1, threads, op) for _ in range(2))
-    repeats = min(max(1, round(_ONCE / max(once, 1e-7))), 1000)
-    rounds = min(max(ROUNDS, round(together / max(_ONCE, once))), 1000)
-    return min(alone.run(repeats, threads, op) for _ in range(rounds))
+def _best(alone: Alone, threads: int, op: int = 0, together: float = 0.04) -> float:
+    """The shortest time of the op among steps that take so many seconds together."""
+    once = alone.steps(3, threads, op).min()
+    count = min(max(ROUNDS, round(together / max(once, 1e-7))), 1000)
+    return float(min(alone.steps(count, threads, op).min() for _ in range(2)))
 
 
 def arithmetic(dtype: str, isa: str) -> Alone:

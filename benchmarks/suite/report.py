@@ -15,14 +15,14 @@ DISTURBED = 0.9  # of the ceiling, by a row's own probe
 
 LEGEND = """\
 ms: median; spread: the middle half of the rounds, relative to the median; limit: share of the
-limit that the fastest round reached, and whether FLOPs or bytes (B) set it; then each peer's
-median time divided by ours: above 1 we are faster. * the probe of multiply-adds found the machine
-disturbed during this row."""
+limit that the fastest step reached (B: bytes set it, otherwise FLOPs), and the share to reach;
+then each peer's median time divided by ours: above 1 we are faster.
+* something else was at work during this row: the probe of multiply-adds was slow, too."""
 
 
 def share(row: Row) -> float:
-    """Of the limit, by the fastest round, as the ceiling is the best that was seen."""
-    return float(row["limit"] / row["times"]["cnncore"]["minimum"])
+    """Of the limit, by the fastest step: the ceiling, too, is the best that was seen."""
+    return float(row["limit"] / row["times"]["cnncore"]["fastest"])
 
 
 def ratios(row: Row) -> dict[str, float]:
