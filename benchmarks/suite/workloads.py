@@ -95,6 +95,14 @@ WORKLOADS = [
 ]  # fmt: skip
 
 
+def border(layer: cnn.Conv2d) -> tuple[int, int]:
+    """Padding above and left of an image, which is also that below and right, of a layer with
+    stride 1 or an integer padding: as other libraries take it."""
+    if layer.padding == "same":
+        return layer.size[0] // 2, layer.size[1] // 2
+    return layer.padding, layer.padding
+
+
 def matching(pattern: str) -> list[Workload]:
     """Those whose name has all words of the pattern in it."""
     words = pattern.lower().split()

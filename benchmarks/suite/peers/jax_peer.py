@@ -11,6 +11,7 @@ import numpy as np
 import cnncore as cnn
 
 from ..timing import Run, calls
+from ..workloads import border
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
@@ -48,8 +49,8 @@ class Jax:
         return _jitted(function, *a.values())
 
     def _conv(self, prepared: Prepared) -> Run:
-        stride = prepared.problem.attributes.get("stride", 1)
-        padding = prepared.problem.attributes.get("padding", 0)
+        stride = [prepared.problem.attributes.get("stride", 1)] * 2
+        padding = [prepared.problem.attributes.get("padding", 0)] * 2
         a = prepared.arrays
 
         def conv(x: Any, w: Any) -> Any:
@@ -111,10 +112,9 @@ def _jitted(function: Callable[..., Any], *arrays: np.ndarray) -> Run:
     return calls(lambda: jitted(*held), jax.block_until_ready)
 
 
-def _conv(x: Any, w: Any, stride: int, padding: int) -> Any:
-    return lax.conv_general_dilated(
-        x, w, (stride, stride), [(padding, padding)] * 2, dimension_numbers=LAYOUT
-    )
+def _conv(x: Any, w: Any, stride: Any, padding: Any) -> Any:
+    borders = [(p, p) for p in padding]
+    return lax.conv_general_dilated(x, w, stride, borders, dimension_numbers=LAYOUT)
 
 
 class _Optimizer:
@@ -178,12 +178,12 @@ def _layer(
             add(layer.m, scale=0.0)
             return lambda p, x, key: x @ p[at] + p[at + 1]
         case cnn.Conv2d():
-            padding = layer.size // 2 if layer.padding == "same" else layer.padding
-            add(layer.size, layer.size, shape[3], layer.k, scale=0.03)
+            padding, stride = border(layer), layer.stride
+            add(*layer.size, shape[3], layer.k, scale=0.03)
             if not layer.bias:
-                return lambda p, x, key: _conv(x, p[at], layer.stride, padding)
+                return lambda p, x, key: _conv(x, p[at], stride, padding)
             add(layer.k, scale=0.0)
-            return lambda p, x, key: _conv(x, p[at], layer.stride, padding) + p[at + 1]
+            return lambda p, x, key: _conv(x, p[at], stride, padding) + p[at + 1]
         case cnn.BatchNorm():
             parameters.append(np.ones(shape[-1], dtype))
             add(shape[-1], scale=0.0)
@@ -191,7 +191,7 @@ def _layer(
         case cnn.ReLU():
             return lambda p, x, key: jax.nn.relu(x)
         case cnn.MaxPool2d():
-            window = (1, layer.size, layer.size, 1)
+            window = (1, *layer.size, 1)
             return lambda p, x, key: lax.reduce_window(
                 x, -jnp.inf, lax.max, window, window, "VALID"
             )

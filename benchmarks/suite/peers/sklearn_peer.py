@@ -35,7 +35,7 @@ class ScikitLearn:
         classifier = MLPClassifier(
             hidden, learning_rate_init=workload.update.lr, batch_size=len(x), alpha=0.0, **rule
         )
-        classifier.partial_fit(x, y, np.arange(10))
+        classifier.partial_fit(x, y, classes=np.arange(10))
         return calls(lambda: classifier.partial_fit(x, y))
 
 

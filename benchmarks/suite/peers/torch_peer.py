@@ -14,6 +14,7 @@ import numpy as np
 import cnncore as cnn
 
 from ..timing import Run, calls
+from ..workloads import border
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what it says while it is imported
@@ -115,7 +116,7 @@ def _translate(layers: Any, input_shape: tuple[int, ...]) -> torch.nn.Sequential
             case cnn.Affine():
                 return nn.LazyLinear(layer.m, layer.bias)
             case cnn.Conv2d():
-                padding = layer.size // 2 if layer.padding == "same" else layer.padding
+                padding = border(layer)
                 return nn.LazyConv2d(layer.k, layer.size, layer.stride, padding, bias=layer.bias)
             case cnn.BatchNorm():
                 image = len(input_shape) == 3
