@@ -1,7 +1,7 @@
 """Measures cnncore beside the machine's ceiling and beside other libraries.
 
     .venv/bin/python benchmarks/run.py kernels --only "conv 3x3"
-    .venv/bin/python benchmarks/run.py steps --peers all --json steps.json
+    .venv/bin/python benchmarks/run.py steps --json steps.json
     .venv/bin/python benchmarks/run.py compare before.json after.json
 
 Run it as a file: `-m` would import the source folder, which has no compiled module."""
@@ -49,8 +49,8 @@ def _options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dtype", default="float32", choices=("float32", "float64"))
     command.add_argument("--isa", help="instruction set (default: the best there is)")
     command.add_argument(
-        "--peers", default="none", metavar="NAMES",
-        help='"all", "none" (default), or names with wildcards: torch*,jax,numpy,sklearn',
+        "--peers", default="all", metavar="NAMES",
+        help='"all" that are installed (default), "none", or some: torch*,jax,numpy,sklearn',
     )  # fmt: skip
     command.add_argument("--json", metavar="FILE", help="also write a record")
 

@@ -109,7 +109,7 @@ def op_alone(
     return Op(op, function, dict(inputs), dict(outputs), attributes)
 
 
-def _best(alone: Alone, threads: int, op: int = 0, together: float = 0.04) -> float:
+def _best(alone: Alone, threads: int, op: int = 0, together: float = 0.02) -> float:
     """The shortest time of the op among steps that take so many seconds together."""
     once = alone.steps(3, threads, op).min()
     count = min(max(ROUNDS, round(together / max(once, 1e-7))), 1000)

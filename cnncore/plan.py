@@ -335,6 +335,13 @@ def op_cost(op: Op) -> tuple[int, int]:
     return flops, moved
 
 
+def _unread(op: Op) -> set[str]:
+    """Of a backward pass with weights, what gives a shape alone: w is for dx, and x for dw."""
+    if op.function != "backward" or not {"x", "w"} <= set(op.inputs):
+        return set()
+    return {name for name, result in (("w", "dx"), ("x", "dw")) if result not in op.outputs}
+
+
 # What a kernel reads twice: it needs a sum over all of it first.
 _TWICE = {"batchnorm_forward": {"x"}, "batchnorm_backward": {"dy", "x"}}
 
@@ -353,7 +360,12 @@ def op_bytes(op: Op, given: Mapping[str, Array] | None = None) -> int:
         return examples * prod(tensor.shape[1:]) * item
 
     twice = _TWICE.get(op.kernel, set())
-    read = sum(size(t) * (1 + (name in twice)) for name, t in op.inputs.items() if name in fields)
+    unread = _unread(op)
+    read = sum(
+        size(t) * (1 + (name in twice))
+        for name, t in op.inputs.items()
+        if name in fields and name not in unread
+    )
     return read + sum(size(t) for name, t in op.outputs.items() if name in fields)
 
 

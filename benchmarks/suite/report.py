@@ -91,6 +91,12 @@ def summarize(rows: Sequence[Row]) -> None:
             f"\nbest peer's time over ours: geometric mean {geometric_mean(found):.2f}, "
             f"worst {best_ratio(worst):.2f} ({worst['name']})"
         )
+    above = max((row.get("probe_best", 1) for row in rows), default=1)
+    if above > 1.03:
+        print(
+            f"the machine was disturbed while its ceiling was measured: later the probe reached "
+            f"{above:.0%} of it. Shares are too high by as much; run again"
+        )
     missed = [row for row in timed if row["target"] and share(row) * 100 < row["target"]]
     aimed = sum(bool(row["target"]) for row in timed)
     if aimed:
