@@ -73,4 +73,5 @@ class Tape:
         seconds: float = ...,
         reuse_once: bool = ...,
         row: int = ...,
+        op_seconds: Array | None = ...,
     ) -> tuple[int, str, int]: ...

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import inputs, levels, losses
-from .architecture import DTYPES, Architecture, Purpose, architecture, program
+from .architecture import DTYPES, Architecture, Purpose, architecture, program, training
 from .errors import DataFormatError
 from .inputs import Examples
 from .layers import Sequential
@@ -18,8 +18,11 @@ from .preprocessing import Chain, Preprocessing
 from .program import Batches, Runner
 from .reference.case import Array
 from .shapes import integer
-from .updates import L2
+from .updates import L2, Update
 from .vector import Vector
+
+if TYPE_CHECKING:
+    from .profiling import Profile
 
 EVALUATION_BATCH = 256
 # Running copies of a prediction plan that a model keeps for its threads, and of how many plans.
@@ -424,6 +427,21 @@ class Model:
         runner.bind(examples.bindings)
         yield from runner.stepping(Batches.one(len(examples.x), t, self.seed))
         runner.release()
+
+    def profile(self, x: Any, y: Any, update: Update | None = None) -> Profile:
+        """Times each op of a training step on this batch, with `update` also the update: print it.
+
+        Takes a second or two; see `cnncore.profiling`. The model stays as it is."""
+        from . import profiling  # seldom asked for
+
+        examples = self.labelled(x, y)
+        given = len(examples.x), self.isa, self.loss, self.l2
+        purpose = (
+            Purpose("gradients", *given, frozen=self.frozen)
+            if update is None
+            else training(*given, update, frozen=self.frozen)
+        )
+        return profiling.profile(self._architecture, purpose, self.vectors, examples, self.seed)
 
     def plan(self, kind: str = "scores", batch_size: int = EVALUATION_BATCH) -> Plan:
         """The plan for "scores", "probabilities", "evaluate" or "gradients"; print it."""

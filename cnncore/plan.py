@@ -7,7 +7,7 @@ twins, `fuse` rewrites its list of ops. Equal nets share one plan."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -338,6 +338,40 @@ def op_cost(op: Op) -> tuple[int, int]:
         shapes["n"] = next(iter(op.outputs.values())).shape[0]  # type: ignore[assignment]
     flops, moved = module.cost(**shapes, **op.attributes)
     return flops, moved
+
+
+def _unread(op: Op) -> set[str]:
+    """Of a backward pass with weights, what gives a shape alone: w is for dx, and x for dw."""
+    if op.function != "backward" or not {"x", "w"} <= set(op.inputs):
+        return set()
+    return {name for name, result in (("w", "dx"), ("x", "dw")) if result not in op.outputs}
+
+
+# What a kernel reads twice: it needs a sum over all of it first.
+_TWICE = {"batchnorm_forward": {"x"}, "batchnorm_backward": {"dy", "x"}}
+
+
+def op_bytes(op: Op, given: Mapping[str, Array] | None = None) -> int:
+    """Bytes that an op as it runs, fused or plain, has to move: each array that it reads or
+    writes, once. Of a bound tensor the dtype is that of the array in `given`."""
+    fields = op.tensors if op.call is not None else kernel_fields()[op.kernel]
+    examples = max((t.shape[0] for t in op.tensors.values() if t.batch), default=1)
+
+    def size(tensor: Tensor) -> int:
+        if tensor.base != BOUND:
+            return tensor.size
+        array = (given or {}).get(tensor.name)
+        item = ITEM_SIZE[tensor.dtype] if array is None else array.itemsize
+        return examples * prod(tensor.shape[1:]) * item
+
+    twice = _TWICE.get(op.kernel, set())
+    unread = _unread(op)
+    read = sum(
+        size(t) * (1 + (name in twice))
+        for name, t in op.inputs.items()
+        if name in fields and name not in unread
+    )
+    return read + sum(size(t) for name, t in op.outputs.items() if name in fields)
 
 
 def segments(entries: Iterable[Entry], l2: float) -> Array:

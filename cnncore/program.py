@@ -58,6 +58,14 @@ class Program:
             return None
         return self.bases.index(tensor.base), self.offset(tensor)
 
+    def in_place(self, op: Op) -> bool:
+        """Whether a result of the op takes an argument's memory."""
+        read, written = (
+            {self._address(t) for t in tensors.values() if t.base != BOUND}
+            for tensors in (op.inputs, op.outputs)
+        )
+        return not read.isdisjoint(written)
+
     def offset(self, tensor: Tensor) -> int:
         """Bytes from the tensor's base."""
         return self.offsets[tensor.root] if tensor.base == ARENA else tensor.offset
@@ -270,14 +278,36 @@ class Runner:
                 kernel += 1
             yield op, {name: self.value(t, n) for name, t in op.outputs.items() if t.base != BOUND}
 
+    def op_seconds(self, batches: Batches) -> Array:
+        """Runs all steps and returns what each op of the plan took: (steps, ops)."""
+        results = np.empty((1, len(self.program.plan.results)))
+        seconds = np.empty((len(batches.sizes), len(self.program.plan.ops)))
+        for i, row in enumerate(seconds):
+            step, at = batches.only(i), 0
+            for segment in self.program.segments:
+                if isinstance(segment, Op):
+                    start = time.perf_counter()
+                    self._call(segment, int(step.sizes[0]))
+                    row[at] = time.perf_counter() - start
+                    at += 1
+                else:
+                    end = at + segment[1] - segment[0]
+                    self._run(step, results, *segment, op_seconds=row[None, at:end])
+                    at = end
+        return seconds
+
+    @property
+    def team(self) -> int:
+        """Threads of a run from here: a plan that is too small for more takes one."""
+        return 1 if self.program.small else _core.team_size()
+
     def _run(
         self, batches: Batches, results: Array, first: int = 0, last: int | None = None,
-        seconds: float = 0.0,
+        seconds: float = 0.0, op_seconds: Array | None = None,
     ) -> int:  # fmt: skip
         done, status, op = self.tape.run(
             batches.sizes, batches.index, batches.lr, batches.first_t, batches.seed, results,
-            first, last, 1 if self.program.small else _core.team_size(), seconds,
-            self.program.plan.inference, batches.row,
+            first, last, self.team, seconds, self.program.plan.inference, batches.row, op_seconds,
         )  # fmt: skip
         # Steps before the failed one are done and count: it fails again next time, as the first.
         if status != "ok" and done == 0:

@@ -92,6 +92,7 @@ cdef extern from "tape.h":
         int team
         int reuse_once
         double seconds
+        double *op_seconds
         ptrdiff_t steps_done
         ptrdiff_t failed_op
         int32_t status
@@ -467,29 +468,34 @@ cdef class Tape:
 
     def run(self, const int64_t[::1] sizes, const int64_t[::1] index, const double[::1] lr,
             int64_t t, uint64_t seed, double[:, ::1] results, Py_ssize_t first=0, last=None,
-            int team=1, double seconds=0, bint reuse_once=False, int64_t row=0):
+            int team=1, double seconds=0, bint reuse_once=False, int64_t row=0,
+            double[:, ::1] op_seconds=None):
         """Runs len(sizes) steps; step i takes the next sizes[i] entries of index, learning rate
-        lr[i] and iteration number t + i. Returns (steps done, status, op that gave up or -1)."""
+        lr[i] and iteration number t + i. Returns (steps done, status, op that gave up or -1).
+        op_seconds (steps, last - first) gets what each op took, in seconds."""
         if self.busy:
             raise RuntimeError("this tape is running already")
         self.busy = True
         try:
             return self.run_alone(sizes, index, lr, t, seed, results, first,
                                   len(self.template.records) if last is None else last,
-                                  team, seconds, reuse_once, row)
+                                  team, seconds, reuse_once, row, op_seconds)
         finally:
             self.busy = False
 
     cdef run_alone(self, const int64_t[::1] sizes, const int64_t[::1] index,
                    const double[::1] lr, int64_t t, uint64_t seed, double[:, ::1] results,
                    Py_ssize_t first, Py_ssize_t last, int team, double seconds, bint reuse_once,
-                   int64_t row):
+                   int64_t row, double[:, ::1] op_seconds):
         cdef Py_ssize_t count = sizes.shape[0], i
         if not 0 <= first < last <= len(self.template.records):
             raise ValueError(f"there are no ops {first} .. {last - 1}")
         if count < 1 or lr.shape[0] != count or results.shape[0] != count or \
                 results.shape[1] != len(self.template.results):
             raise ValueError("sizes, lr and results must have one entry a step")
+        if op_seconds is not None and (op_seconds.shape[0] != count or
+                                       op_seconds.shape[1] != last - first):
+            raise ValueError("op_seconds must have one row a step and one entry an op")
         if self.unbound:
             raise ValueError(f"not bound: {sorted(self.unbound)}")
         if min(sizes) < 1 or max(sizes) > self.template.capacity:
@@ -532,6 +538,8 @@ cdef class Tape:
         run.team = team
         run.reuse_once = reuse_once
         run.seconds = seconds
+        if op_seconds is not None:
+            run.op_seconds = &op_seconds[0, 0]
         with nogil:
             cn_tape_run(&run)
         PyMem_Free(steps)

@@ -91,6 +91,25 @@ CN_INLINE void v_store_n(real *p, vec a, ptrdiff_t n) {
 #endif
 }
 
+/* A store past the caches, to a multiple of the vector's size; v_stream_end makes those before it
+ * visible to the other threads. An ordinary store where the compiler has no such thing. */
+CN_INLINE void v_stream(real *p, vec a) {
+#if CN_VECTOR_BYTES == 64
+    _mm512_stream_si512((__m512i *)p, (__m512i)a);
+#elif CN_VECTOR_BYTES == 32
+    _mm256_stream_si256((__m256i *)p, (__m256i)a);
+#elif defined(__x86_64__)
+    _mm_stream_si128((__m128i *)p, (__m128i)a);
+#else
+    v_store(p, a);
+#endif
+}
+CN_INLINE void v_stream_end(void) {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
 /* mask ? a : b, lane by lane; a mask is all ones or all zeros, as comparisons give it. */
 CN_INLINE vec v_select(ivec mask, vec a, vec b) {
     return (vec)(((ivec)a & mask) | ((ivec)b & ~mask));

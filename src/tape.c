@@ -2,7 +2,6 @@
 #include "tape.h"
 
 #include <omp.h>
-#include <time.h>
 
 #include "team.h"
 
@@ -10,14 +9,9 @@ typedef struct {
     cn_run *run;
     cn_barrier barrier;
     double deadline;
+    double met; /* when the team last met, begun with the run; only where ops are timed */
     int stop;
 } shared;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* After the last op of a step: its results go out, and the clock is looked at. */
 static void end_step(shared *s) {
@@ -25,7 +19,7 @@ static void end_step(shared *s) {
     for (ptrdiff_t i = 0; i < run->result_count; i++)
         run->results[run->steps_done * run->result_count + i] = *run->result_tensors[i];
     run->steps_done++;
-    s->stop = run->seconds > 0 && now() > s->deadline;
+    s->stop = run->seconds > 0 && cn_now() > s->deadline;
 }
 
 /* One op, by one of the team's threads. All threads return the same: whether to go on. */
@@ -51,8 +45,12 @@ static void walk(shared *s, int thread, int threads) {
     cn_run *run = s->run;
     void *scratch = run->scratch + thread * run->scratch_pitch;
     uint64_t float_before = cn_float_enter();
+    double before = s->met; /* the end of the op before */
     for (ptrdiff_t k = 0; k < run->step_count; k++) {
         const cn_step *step = &run->steps[k];
+        double *seconds = run->op_seconds && thread == 0
+                              ? run->op_seconds + k * (run->last - run->first) - run->first
+                              : NULL;
         for (ptrdiff_t i = run->first; i < run->last; i++) {
             int skip_once = run->reuse_once && k > 0 && run->ops[i].kernel->once;
             if (!run_op(s, &run->ops[i], step, skip_once, scratch, threads)) {
@@ -60,9 +58,15 @@ static void walk(shared *s, int thread, int threads) {
                 cn_float_leave(float_before);
                 return;
             }
+            if (seconds) {
+                if (threads == 1) s->met = cn_now();
+                seconds[i] = s->met - before;
+                before = s->met;
+            }
         }
         if (thread == 0) end_step(s);
         if (threads > 1) cn_meet(&s->barrier, threads);
+        before = s->met;
         if (s->stop) break;
     }
     cn_float_leave(float_before);
@@ -71,7 +75,11 @@ static void walk(shared *s, int thread, int threads) {
 void cn_tape_run(cn_run *run) {
     shared s = {.run = run,
                 .barrier.watched = &run->status,
-                .deadline = run->seconds > 0 ? now() + run->seconds : 0};
+                .deadline = run->seconds > 0 ? cn_now() + run->seconds : 0};
+    if (run->op_seconds) {
+        s.barrier.when = &s.met;
+        s.met = cn_now();
+    }
     run->steps_done = 0;
     run->failed_op = -1;
     run->status = CN_OK;

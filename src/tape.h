@@ -20,8 +20,9 @@ typedef struct {
     ptrdiff_t result_count;
     double *results; /* (step_count, result_count) */
     int team;
-    int reuse_once; /* parameters do not change during the run: pack them at its first step */
-    double seconds; /* stop after the step that ends beyond this time; 0: never */
+    int reuse_once;     /* parameters do not change during the run: pack them at its first step */
+    double seconds;     /* stop after the step that ends beyond this time; 0: never */
+    double *op_seconds; /* (step_count, last - first): what each op took; NULL: not wanted */
 
     ptrdiff_t steps_done; /* out */
     ptrdiff_t failed_op;

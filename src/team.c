@@ -101,6 +101,7 @@ int32_t cn_meet(cn_barrier *b, int threads) {
         b->arrived = 0;
         b->next = 0;
         int32_t seen = b->seen = __atomic_load_n(b->watched, __ATOMIC_RELAXED);
+        if (b->when) *b->when = cn_now();
         __atomic_store_n(&b->generation, generation + 1, __ATOMIC_RELEASE);
         return seen;
     }

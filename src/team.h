@@ -3,6 +3,14 @@
 #define CN_TEAM_H
 
 #include <stdint.h>
+#include <time.h>
+
+/* Seconds, from a clock that never goes back. */
+static inline double cn_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 /* Called once, when the module is imported: remembers OpenMP's own default and makes fork safe. */
 void cn_team_init(void);
@@ -36,6 +44,7 @@ typedef struct {
     _Alignas(64) uint32_t generation;
     const int32_t *watched; /* the run's status */
     int32_t seen;           /* its value when the last thread arrived */
+    double *when;           /* NULL, or gets the time when the last thread arrived */
 } cn_barrier;
 
 static inline int64_t cn_next_chunk(cn_barrier *b) {

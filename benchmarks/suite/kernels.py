@@ -1,0 +1,48 @@
+"""Single kernels beside what the machine can do and beside the peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cnncore import ceiling
+from cnncore.ceiling import Ceiling
+
+from . import problems
+from .peers import Peer
+from .problems import Prepared, Tape
+from .timing import Run, alternate, summary
+
+Row = dict[str, Any]
+
+
+def run(
+    pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int, show: Callable[[Row], None]
+) -> Iterator[Row]:
+    """A row for each problem. The probe of multiply-adds takes its turn too: `probe` is what it
+    usually reached during the row, and `probe_best` at most, as shares of the ceiling."""
+    probe = ceiling.arithmetic(best.dtype, best.isa)
+    for problem in problems.problems(pattern):
+        prepared = Prepared(problem, best.dtype, best.isa)
+        ours = prepared.run(best.threads)
+        runs: dict[str, Run] = {"cnncore": ours}
+        runs |= {p.name: made for p in peers if (made := p.kernel(prepared, best.threads))}
+        runs["probe"] = probing = Tape(probe, best.threads)
+        times = {name: summary(values) for name, values in alternate(runs, rounds).items()}
+        times["cnncore"]["fastest"] = ours.fastest
+        least = ceiling.ARITHMETIC_FLOPS / best.flops
+        row = {
+            "suite": "kernels",
+            "group": problem.group,
+            "name": problem.name,
+            "flops": prepared.flops,
+            "bytes": prepared.bytes,
+            "elements": prepared.elements,
+            "limit": best.seconds(prepared.flops, prepared.bytes, prepared.in_place),
+            "target": problem.target,
+            "probe": least / times.pop("probe")["median"],
+            "probe_best": least / probing.fastest,
+            "times": times,
+        }
+        show(row)
+        yield row

@@ -1,0 +1,165 @@
+"""What this machine can do at best: multiply-adds a second, and bytes a second by working set.
+
+Measured with kernels of our own tape, so with the team, the instruction set and the dtype that the
+other kernels have. Nothing is chosen by what is found here; it is what shares are shares of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .plan import CONSTANTS, ITEM_SIZE, Op, Plan, Tensor
+from .program import Program, Runner
+from .reference.case import Array
+
+ROUNDS = 7  # at least
+# Bytes moved, from what the nearest caches hold to what only memory does.
+SIZES = tuple(1 << e for e in (16, 18, 20, 22, 24, 26, 28))
+# A probe of arithmetic: elements enough for many chunks of any vector length, a millisecond or two.
+_ELEMENTS, _TIMES = 12 * 16 * 32, 20_000
+ARITHMETIC_FLOPS = 2 * _ELEMENTS * _TIMES
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """flops: floating-point operations a second, a multiply-add counting as two, in registers.
+    Bytes a second for moving `sizes` bytes: `bandwidths` by the faster of copy and triad, each with
+    ordinary and with streaming stores; `in_place` by writing back what was read. copy, triad: bytes
+    a second of arrays too large for caches."""
+
+    dtype: str
+    isa: str
+    threads: int
+    flops: float
+    sizes: tuple[int, ...]
+    bandwidths: tuple[float, ...]
+    in_place: tuple[float, ...]
+    copy: float
+    triad: float
+
+    def bandwidth(self, moved: float, in_place: bool = False) -> float:
+        """Bytes a second for an op that moves so many."""
+        ladder = [max(p) for p in zip(self.bandwidths, self.in_place, strict=True)]
+        rates = ladder if in_place else self.bandwidths
+        return float(np.interp(np.log2(max(moved, 1)), np.log2(self.sizes), rates))
+
+    def seconds(self, flops: float, moved: float, in_place: bool = False) -> float:
+        """The least time for so many operations and for moving so many bytes: the longer of the
+        two. in_place: whether results are written over arguments."""
+        return max(flops / self.flops, moved / self.bandwidth(moved, in_place))
+
+    def __str__(self) -> str:
+        ladder = ", ".join(
+            f"{_bytes(size)} {rate / 1e9:.0f}"
+            for size, rate in zip(self.sizes, self.bandwidths, strict=True)
+        )
+        return (
+            f"ceiling of {self.threads} thread{'s' * (self.threads > 1)}, {self.isa}, "
+            f"{self.dtype}: {self.flops / 1e9:.0f} GFLOP/s; GB/s by bytes moved: {ladder}; "
+            f"in memory copy {self.copy / 1e9:.0f}, triad {self.triad / 1e9:.0f}"
+        )
+
+
+def _bytes(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+
+
+@dataclass
+class Alone:
+    """Some ops in memory of their own, each run by itself as a step of a tape."""
+
+    runner: Runner
+    capacity: int
+
+    @classmethod
+    def of(
+        cls, ops: Sequence[Op], dtype: str, isa: str, capacity: int = 1, constants: bytes = b""
+    ) -> Alone:
+        keep = tuple({id(t): t for op in ops for t in op.tensors.values()}.values())
+        arena = tuple(t for t in keep if t.base != CONSTANTS)
+        plan = Plan(list(ops), list(ops), capacity, dtype, isa, {}, arena, constants)
+        return cls(Runner(Program(plan), {}), capacity)
+
+    def steps(
+        self, repeats: int, threads: int, op: int = 0, *, index: Array | None = None, lr: float = 0
+    ) -> Array:
+        """What each of `repeats` steps of this op took, in seconds, all in one run of the tape: a
+        thread that starts late holds up the first alone."""
+        if index is None:
+            index = np.zeros(self.capacity, np.int64)
+        sizes, rows = np.full(repeats, self.capacity), np.tile(index, repeats)
+        rates, results = np.full(repeats, float(lr)), np.empty((repeats, 0))
+        seconds = np.empty((repeats, 1))
+        _, status, _ = self.runner.tape.run(
+            sizes, rows, rates, 1, 0, results, op, op + 1, threads, op_seconds=seconds
+        )
+        if status != "ok":
+            raise ValueError(f"{self.runner.program.kernel_ops[op].kernel} gave up: {status}")
+        return seconds[:, 0]
+
+
+def op_alone(
+    op: str, function: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor],
+    **attributes: Any,
+) -> Op:  # fmt: skip
+    return Op(op, function, dict(inputs), dict(outputs), attributes)
+
+
+def _best(alone: Alone, threads: int, op: int = 0, together: float = 0.02) -> float:
+    """The shortest time of the op among steps that take so many seconds together."""
+    once = alone.steps(3, threads, op).min()
+    count = min(max(ROUNDS, round(together / max(once, 1e-7))), 1000)
+    return float(min(alone.steps(count, threads, op).min() for _ in range(2)))
+
+
+def arithmetic(dtype: str, isa: str) -> Alone:
+    """The probe of multiply-adds: ARITHMETIC_FLOPS operations a step."""
+    x, y = (Tensor(name, (1, _ELEMENTS), dtype) for name in "xy")
+    fma = op_alone("ceiling_fma", "forward", {"x": x}, {"y": y}, factor=1e-6, times=_TIMES)
+    alone = Alone.of([fma], dtype, isa)
+    alone.runner.value(x)[...] = 1
+    return alone
+
+
+def _memory(dtype: str, isa: str, threads: int, moved: int) -> tuple[float, float, float]:
+    """Bytes a second of copy, of triad, and of a copy of an array to itself."""
+
+    def rate(name: str, arrays: int, modes: tuple[bool, ...], **more: Any) -> float:
+        shape = (1, moved // max(arrays, 2) // ITEM_SIZE[dtype])
+        x0, x1, y = (Tensor(name, shape, dtype) for name in ("x0", "x1", "y"))
+        inputs = {"x0": x0, "x1": x1} if arrays == 3 else {"x": x0}
+        result = x0 if arrays == 1 else y
+        ops = [
+            op_alone(name, "forward", inputs, {"y": result}, streaming=streaming, **more)
+            for streaming in modes
+        ]
+        alone = Alone.of(ops, dtype, isa)
+        for tensor in (*inputs.values(), result):
+            alone.runner.value(tensor)[...] = 1
+        return moved / min(_best(alone, threads, i) for i in range(len(ops)))
+
+    both = (False, True)
+    return (
+        rate("ceiling_copy", 2, both),
+        rate("ceiling_triad", 3, both, factor=0.5),
+        rate("ceiling_copy", 1, (False,)),
+    )
+
+
+def measure(dtype: str, isa: str, threads: int) -> Ceiling:
+    """Takes about two seconds."""
+    flops = ARITHMETIC_FLOPS / _best(arithmetic(dtype, isa), threads, together=0.3)
+    ladder = [_memory(dtype, isa, threads, size) for size in SIZES]
+    bandwidths = tuple(max(copy, triad) for copy, triad, _ in ladder)
+    in_place = tuple(rate for _, _, rate in ladder)
+    return Ceiling(dtype, isa, threads, flops, SIZES, bandwidths, in_place, *ladder[-1][:2])
+
+
+@lru_cache(8)
+def remembered(dtype: str, isa: str, threads: int) -> Ceiling:
+    """`measure`, once a process for each dtype, instruction set and number of threads."""
+    return measure(dtype, isa, threads)
