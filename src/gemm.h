@@ -51,6 +51,11 @@ CN_INLINE ptrdiff_t gemm_packed_size(ptrdiff_t depth, ptrdiff_t columns) {
     return depth * cn_round_up(columns, VL);
 }
 
+/* Whether `width` columns of a matrix with these steps are a panel as they stand. */
+CN_INLINE int gemm_is_panel(ptrdiff_t row, ptrdiff_t column, ptrdiff_t width) {
+    return column == 1 && row == width && width % VL == 0;
+}
+
 /* Packs columns of w, w[l*row + j*column], into the panel at `packed`; row or column is 1. */
 void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
                    ptrdiff_t width);

@@ -29,10 +29,13 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
     for (ptrdiff_t l = 0; l < depth; l += DEPTH) {
         ptrdiff_t some = cn_min(DEPTH, depth - l);
         int last = l + some == depth;
-        CN(gemm_pack)(packed, w.data + l * w.row + j * w.column, w.row, w.column, some, width);
+        const real *right = w.data + l * w.row + j * w.column;
+        int is_panel = gemm_is_panel(w.row, w.column, width);
+        if (!is_panel) CN(gemm_pack)(packed, right, w.row, w.column, some, width);
         gemm_rows rows = {x.data + from * x.row + l * x.column, x.row, 0, 1, some, x.column, 1, 0};
         gemm_epilogue epilogue = {last && bias ? bias + j : NULL, last && relu, l > 0};
-        CN(gemm)(&rows, to - from, packed, width, y + from * columns + j, columns, epilogue);
+        CN(gemm)(&rows, to - from, is_panel ? right : packed, width, y + from * columns + j,
+                 columns, epilogue);
     }
 }
 

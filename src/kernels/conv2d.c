@@ -139,9 +139,15 @@ static ptrdiff_t forward_scratch(const void *args) {
     return window_bytes(input_window(&g, 0, forward_block(&g)), g.c);
 }
 
+/* A filter of one panel is packed as it stands. */
+static int filter_is_panel(const geometry *g) {
+    return g->k <= GEMM_NR && gemm_is_panel(g->k, 1, g->k);
+}
+
 static ptrdiff_t forward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
-    return gemm_panels(forward_geometry(args).k);
+    geometry g = forward_geometry(args);
+    return filter_is_panel(&g) ? 0 : gemm_panels(g.k);
 }
 
 static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel, void *scratch) {
@@ -169,6 +175,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
                          part);
     ptrdiff_t depth = g.r * g.s * g.c;
     real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
+    const real *packed = filter_is_panel(&g) ? a->w.data : a->head.workspace;
     for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
         ptrdiff_t j = panel * GEMM_NR;
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
@@ -181,8 +188,8 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
                                 1,
                                 1,
                                 0};
-            CN(gemm)(&pixels, g.q, (const real *)a->head.workspace + depth * j,
-                     gemm_panel_width(g.k, panel), y + i * g.q * g.k + j, g.k, epilogue);
+            CN(gemm)(&pixels, g.q, packed + depth * j, gemm_panel_width(g.k, panel),
+                     y + i * g.q * g.k + j, g.k, epilogue);
         }
     }
 }
@@ -403,8 +410,9 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                     copy_window((real *)scratch + i * next, first + i * example, g->h, g->w, g->c,
                                 under);
             }
-            CN(gemm_pack)(packed, (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k + j,
-                          g->k, 1, images * rows * g->q, width);
+            const real *dy = (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k + j;
+            int is_panel = gemm_is_panel(g->k, 1, width);
+            if (!is_panel) CN(gemm_pack)(packed, dy, g->k, 1, images * rows * g->q, width);
             for (ptrdiff_t r = 0; r < g->r; r++) {
                 gemm_rows pixels = {x.data + r * x.pitch,
                                     1,
@@ -414,8 +422,8 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                                     g->stride_w * g->c,
                                     images,
                                     next};
-                CN(gemm)(&pixels, taps, packed, width, out + r * taps * g->k + j, g->k,
-                         (gemm_epilogue){NULL, 0, accumulate});
+                CN(gemm)(&pixels, taps, is_panel ? dy : packed, width, out + r * taps * g->k + j,
+                         g->k, (gemm_epilogue){NULL, 0, accumulate});
             }
             accumulate = 1;
         }
