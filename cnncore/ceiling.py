@@ -5,7 +5,7 @@ other kernels have. Nothing is chosen by what is found here; it is what shares a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -102,13 +102,6 @@ class Alone:
         return seconds[:, 0]
 
 
-def op_alone(
-    op: str, function: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor],
-    **attributes: Any,
-) -> Op:  # fmt: skip
-    return Op(op, function, dict(inputs), dict(outputs), attributes)
-
-
 def _best(alone: Alone, threads: int, op: int = 0, together: float = 0.02) -> float:
     """The shortest time of the op among steps that take so many seconds together."""
     once = alone.steps(3, threads, op).min()
@@ -119,7 +112,8 @@ def _best(alone: Alone, threads: int, op: int = 0, together: float = 0.02) -> fl
 def arithmetic(dtype: str, isa: str) -> Alone:
     """The probe of multiply-adds: ARITHMETIC_FLOPS operations a step."""
     x, y = (Tensor(name, (1, _ELEMENTS), dtype) for name in "xy")
-    fma = op_alone("ceiling_fma", "forward", {"x": x}, {"y": y}, factor=1e-6, times=_TIMES)
+    settings = {"factor": 1e-6, "times": _TIMES}
+    fma = Op("ceiling_fma", "forward", {"x": x}, {"y": y}, settings)
     alone = Alone.of([fma], dtype, isa)
     alone.runner.value(x)[...] = 1
     return alone
@@ -134,7 +128,7 @@ def _memory(dtype: str, isa: str, threads: int, moved: int) -> tuple[float, floa
         inputs = {"x0": x0, "x1": x1} if arrays == 3 else {"x": x0}
         result = x0 if arrays == 1 else y
         ops = [
-            op_alone(name, "forward", inputs, {"y": result}, streaming=streaming, **more)
+            Op(name, "forward", inputs, {"y": result}, {"streaming": streaming} | more)
             for streaming in modes
         ]
         alone = Alone.of(ops, dtype, isa)
