@@ -5,7 +5,7 @@ other kernels have. Nothing is chosen by what is found here; it is what shares a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -28,7 +28,7 @@ ARITHMETIC_FLOPS = 2 * _ELEMENTS * _TIMES
 class Ceiling:
     """flops: floating-point operations a second, a multiply-add counting as two, in registers.
     Bytes a second for moving `sizes` bytes: `bandwidths` by the faster of copy and triad, each with
-    ordinary and with streaming stores; `in_place` by writing back what was read. copy, triad: bytes
+    ordinary and with streaming stores; `in_place` by writing over an argument. copy, triad: bytes
     a second of arrays too large for caches."""
 
     dtype: str
@@ -102,13 +102,6 @@ class Alone:
         return seconds[:, 0]
 
 
-def op_alone(
-    op: str, function: str, inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor],
-    **attributes: Any,
-) -> Op:  # fmt: skip
-    return Op(op, function, dict(inputs), dict(outputs), attributes)
-
-
 def _best(alone: Alone, threads: int, op: int = 0, together: float = 0.02) -> float:
     """The shortest time of the op among steps that take so many seconds together."""
     once = alone.steps(3, threads, op).min()
@@ -119,35 +112,35 @@ def _best(alone: Alone, threads: int, op: int = 0, together: float = 0.02) -> fl
 def arithmetic(dtype: str, isa: str) -> Alone:
     """The probe of multiply-adds: ARITHMETIC_FLOPS operations a step."""
     x, y = (Tensor(name, (1, _ELEMENTS), dtype) for name in "xy")
-    fma = op_alone("ceiling_fma", "forward", {"x": x}, {"y": y}, factor=1e-6, times=_TIMES)
+    settings = {"factor": 1e-6, "times": _TIMES}
+    fma = Op("ceiling_fma", "forward", {"x": x}, {"y": y}, settings)
     alone = Alone.of([fma], dtype, isa)
     alone.runner.value(x)[...] = 1
     return alone
 
 
 def _memory(dtype: str, isa: str, threads: int, moved: int) -> tuple[float, float, float]:
-    """Bytes a second of copy, of triad, and of a copy of an array to itself."""
+    """Bytes a second of copy, of triad, and of the faster of the two that writes over its last
+    argument."""
 
-    def rate(name: str, arrays: int, modes: tuple[bool, ...], **more: Any) -> float:
-        shape = (1, moved // max(arrays, 2) // ITEM_SIZE[dtype])
-        x0, x1, y = (Tensor(name, shape, dtype) for name in ("x0", "x1", "y"))
-        inputs = {"x0": x0, "x1": x1} if arrays == 3 else {"x": x0}
-        result = x0 if arrays == 1 else y
+    def rate(name: str, words: tuple[str, ...], in_place: bool, **more: Any) -> float:
+        shape = (1, moved // (len(words) + 1) // ITEM_SIZE[dtype])
+        inputs = {word: Tensor(word, shape, dtype) for word in words}
+        result = inputs[words[-1]] if in_place else Tensor("y", shape, dtype)
         ops = [
-            op_alone(name, "forward", inputs, {"y": result}, streaming=streaming, **more)
-            for streaming in modes
+            Op(name, "forward", inputs, {"y": result}, {"streaming": streaming} | more)
+            for streaming in ((False,) if in_place else (False, True))
         ]
         alone = Alone.of(ops, dtype, isa)
         for tensor in (*inputs.values(), result):
             alone.runner.value(tensor)[...] = 1
         return moved / min(_best(alone, threads, i) for i in range(len(ops)))
 
-    both = (False, True)
-    return (
-        rate("ceiling_copy", 2, both),
-        rate("ceiling_triad", 3, both, factor=0.5),
-        rate("ceiling_copy", 1, (False,)),
-    )
+    copy = [rate("ceiling_copy", ("x",), in_place) for in_place in (False, True)]
+    triad = [
+        rate("ceiling_triad", ("x0", "x1"), in_place, factor=0.5) for in_place in (False, True)
+    ]
+    return copy[0], triad[0], max(copy[1], triad[1])
 
 
 def measure(dtype: str, isa: str, threads: int) -> Ceiling:

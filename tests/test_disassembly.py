@@ -65,6 +65,21 @@ def test_the_micro_kernel_stays_in_registers(listing, isa):
                 assert not any(re.search(r"\((%rsp|%rbp)", t) for t in loop), (name, dtype, loop)
 
 
+@pytest.mark.parametrize("isa", sorted(set(TILES) & set(_core.compiled_isas())))
+def test_the_probe_of_multiply_adds_does_nothing_else(listing, isa):
+    """Twelve chains, and beside them no more than the loop's own counter, test and jump."""
+    mine = [b for b in functions(listing, "fma_run") if REGISTER[isa] in b]
+    for dtype in ("ps", "pd"):
+        hot = [
+            loop
+            for body in mine
+            for loop in loops(body)
+            if multiply_adds(loop, dtype, REGISTER[isa]) == 12
+        ]
+        assert hot, f"{isa} {dtype}: no loop of 12 multiply-adds"
+        assert all(len(loop) <= 12 + 3 for loop in hot), hot
+
+
 def test_wide_registers_are_used_only_behind_the_dispatch(listing):
     """The baseline variant must run on a processor without AVX."""
     for name in ("cn_tape_run", "cn_meet", "cn_find"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from cnncore import ceiling
 from cnncore.ceiling import Ceiling
 
 from . import problems
-from .peers import Peer
+from .peers import Peer, ready
 from .problems import Prepared, Tape
 from .timing import Run, alternate, summary
 
@@ -26,7 +27,10 @@ def run(
         prepared = Prepared(problem, best.dtype, best.isa)
         ours = prepared.run(best.threads)
         runs: dict[str, Run] = {"cnncore": ours}
-        runs |= {p.name: made for p in peers if (made := p.kernel(prepared, best.threads))}
+        for peer in peers:
+            made = ready(peer, partial(peer.kernel, prepared, best.threads))
+            if made:
+                runs[peer.name] = made
         runs["probe"] = probing = Tape(probe, best.threads)
         times = {name: summary(values) for name, values in alternate(runs, rounds).items()}
         times["cnncore"]["fastest"] = ours.fastest

@@ -16,7 +16,7 @@ STEPS = 3
 
 
 def run(pattern: str, peers: Sequence[Peer], dtype: str, threads: int) -> Iterator[Row]:
-    names = ["cnncore", *(p.name for p in peers if p.name.startswith("torch"))]
+    names = ["cnncore", *(p.name for p in peers if p.name in ("torch", "torch-channels-last"))]
     print("\nresident memory that a training adds, from before the net to after its steps")
     ours = None
     for name in names:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import mean, median
 from typing import Any
 
@@ -16,7 +17,7 @@ from cnncore.ceiling import Ceiling
 
 from . import timing, workloads
 from .ours import Training
-from .peers import Peer
+from .peers import Peer, ready
 from .steps import timed
 
 Row = dict[str, Any]
@@ -44,7 +45,8 @@ def run(
         print(f"\nbeside a busy process on one processor: {STEPS} steps")
         for workload in workloads.matching(pattern):
             if workload.name.startswith(NEIGHBOUR):
-                yield from _beside_a_neighbour(workload, best, peers)
+                plain = [p for p in peers if "compile" not in p.name]
+                yield from _beside_a_neighbour(workload, best, plain)
 
 
 def _threads(ours: Training, name: str, threads: Sequence[int], rounds: int) -> Row:
@@ -82,8 +84,11 @@ def _batches(workload: workloads.Workload, best: Ceiling, rounds: int) -> Row:
 def _beside_a_neighbour(
     workload: workloads.Workload, best: Ceiling, peers: Sequence[Peer]
 ) -> Iterator[Row]:
-    runs = {"cnncore": timed(Training(workload, best.dtype, best.isa))}
-    runs |= {p.name: run for p in peers if (run := p.step(workload, best.dtype, best.threads))}
+    runs: dict[str, timing.Run] = {"cnncore": timed(Training(workload, best.dtype, best.isa))}
+    for peer in peers:
+        made = ready(peer, partial(peer.step, workload, best.dtype, best.threads))
+        if made:
+            runs[peer.name] = made
     for name, run in runs.items():
         for _ in range(5):
             run(1)

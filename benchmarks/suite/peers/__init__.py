@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
@@ -42,3 +43,15 @@ def chosen(patterns: str) -> list[Peer]:
             peers = importlib.import_module(f"{__name__}.{module}").PEERS
             found += [p for p in peers if any(fnmatch(p.name, w) for w in words)]
     return found
+
+
+def ready(peer: Peer, make: Callable[[], Run | None]) -> Run | None:
+    """What `make` gives, run once, so that what is compiled is; None where the mode fails."""
+    try:
+        run = make()
+        if run is not None:
+            run(1)
+    except Exception as error:
+        print(f"  {peer.name} is left out: {type(error).__name__}: {str(error)[:200]}", flush=True)
+        return None
+    return run
