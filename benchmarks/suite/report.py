@@ -169,7 +169,7 @@ def chart(path: str) -> None:
     axes.set_yticks([j + 0.4 - height / 2 for j in range(len(rows))], [r["name"] for r in rows])
     axes.invert_yaxis()
     axes.set_xlabel("time of the peer / ours: right of 1 we are faster" if peers else "share")
-    axes.legend()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     figure.tight_layout()
     target = Path(path).with_suffix(".png")
     figure.savefig(target, dpi=150)
