@@ -299,7 +299,7 @@ class Runner:
     @property
     def team(self) -> int:
         """Threads of a run from here: a plan that is too small for more takes one."""
-        return 1 if self.program.small else _core.team_size()
+        return 1 if self.program.small else _core.team_now()
 
     def _run(
         self, batches: Batches, results: Array, first: int = 0, last: int | None = None,

@@ -69,6 +69,7 @@ cdef extern from "team.h":
     void cn_set_threads(int requested)
     void cn_set_quota(int quota)
     int cn_team_size()
+    int cn_team_now()
     int cn_team_prove(int wanted)
     uint64_t cn_float_control()
 
@@ -176,6 +177,10 @@ def set_quota(int quota):
 
 def team_size():
     return cn_team_prove(cn_team_size())
+
+
+def team_now():
+    return cn_team_prove(cn_team_now())
 
 
 def float_control():

@@ -140,9 +140,13 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                    ptrdiff_t width) {
     ptrdiff_t pitch = cn_round_up(width, VL);
     if (column == 1) {
+        /* A few columns of long rows: no pattern that the processor would fetch ahead by itself. */
+        enum { AHEAD = 8 };
         for (ptrdiff_t l = 0; l < depth; l++)
-            for (ptrdiff_t j = 0; j < width; j += VL)
+            for (ptrdiff_t j = 0; j < width; j += VL) {
+                __builtin_prefetch(w + (l + AHEAD) * row + j);
                 v_store(packed + l * pitch + j, v_load_n(w + l * row + j, width - j));
+            }
         return;
     }
     for (ptrdiff_t j = 0; j < width; j += VL)

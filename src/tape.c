@@ -11,6 +11,7 @@ typedef struct {
     double deadline;
     double met; /* when the team last met, begun with the run; only where ops are timed */
     int stop;
+    long preemptions; /* of all threads, where there are several */
 } shared;
 
 /* After the last op of a step: its results go out, and the clock is looked at. */
@@ -88,6 +89,12 @@ void cn_tape_run(cn_run *run) {
         walk(&s, 0, 1);
         return;
     }
+    double start = cn_now();
 #pragma omp parallel num_threads(run->team)
-    walk(&s, omp_get_thread_num(), omp_get_num_threads());
+    {
+        long before = cn_preemptions();
+        walk(&s, omp_get_thread_num(), omp_get_num_threads());
+        __atomic_fetch_add(&s.preemptions, cn_preemptions() - before, __ATOMIC_RELAXED);
+    }
+    cn_team_learn(s.preemptions, cn_now() - start);
 }

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -13,12 +14,33 @@
 static int openmp_at_import = 1, requested_threads, quota_threads;
 static int proven = 1; /* threads that this process has had at once */
 
+/* Preemptions are counted over at least WINDOW; more than LIMIT a second mean a busy neighbour, who
+ * takes turns of some milliseconds with us. Then one thread is held back for RETRY seconds. */
+static const double WINDOW = 0.02, LIMIT = 150, RETRY = 0.5;
+static struct {
+    pthread_mutex_t lock;
+    long preemptions;
+    double seconds, retry;
+    int held_back;
+} crowd = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* In a forked child, where another thread of the parent may have held the lock. */
+static void forget_crowd(void) {
+    pthread_mutex_init(&crowd.lock, NULL);
+    crowd.preemptions = 0;
+    crowd.seconds = crowd.retry = 0;
+    crowd.held_back = 0;
+}
+
 /* libgomp's worker threads do not exist in a forked child, where its next region would wait for
  * them for ever. Before a fork the calling thread's pool is dissolved; both sides make new ones. */
 static void before_fork(void) {
     if (!omp_in_parallel()) omp_pause_resource_all(omp_pause_soft);
 }
-static void in_child(void) { __atomic_store_n(&proven, 1, __ATOMIC_RELAXED); }
+static void in_child(void) {
+    __atomic_store_n(&proven, 1, __ATOMIC_RELAXED);
+    forget_crowd();
+}
 
 void cn_team_init(void) {
     openmp_at_import = omp_get_max_threads();
@@ -56,6 +78,43 @@ int cn_team_size(void) {
     }
     threads = least(threads, limits.limit);
     return threads < 1 ? 1 : threads;
+}
+
+int cn_team_now(void) {
+    int size = cn_team_size();
+    if (requested_threads) return size;
+    pthread_mutex_lock(&crowd.lock);
+    if (crowd.held_back && cn_now() > crowd.retry) {
+        crowd.held_back--;
+        crowd.retry = cn_now() + RETRY;
+    }
+    if (crowd.held_back > size - 1) crowd.held_back = size - 1;
+    size -= crowd.held_back;
+    pthread_mutex_unlock(&crowd.lock);
+    return size;
+}
+
+long cn_preemptions(void) {
+#if defined(__linux__)
+    struct rusage usage;
+    if (getrusage(RUSAGE_THREAD, &usage) == 0) return usage.ru_nivcsw;
+#endif
+    return 0;
+}
+
+void cn_team_learn(long preemptions, double seconds) {
+    pthread_mutex_lock(&crowd.lock);
+    crowd.preemptions += preemptions;
+    crowd.seconds += seconds;
+    if (crowd.seconds > WINDOW) {
+        if (crowd.preemptions > 1 && (double)crowd.preemptions > LIMIT * crowd.seconds) {
+            crowd.held_back++;
+            crowd.retry = cn_now() + RETRY;
+        }
+        crowd.preemptions = 0;
+        crowd.seconds = 0;
+    }
+    pthread_mutex_unlock(&crowd.lock);
 }
 
 static void *wait_for_release(void *gate) {

@@ -32,6 +32,15 @@ void cn_set_quota(int quota);
  * quota. 1 inside somebody's parallel region. */
 int cn_team_size(void);
 
+/* Threads for the next run: that many, or for a while fewer, after runs whose threads had to make
+ * way for other processes. All wait for the one that lost its processor, so fewer threads that keep
+ * theirs are faster, and the other process is not held up either. A request stands here too. */
+int cn_team_now(void);
+/* How often the calling thread was put aside for another one. */
+long cn_preemptions(void);
+/* What a run of several threads met with; seconds of its duration. */
+void cn_team_learn(long preemptions, double seconds);
+
 /* `wanted`, or fewer where the system will not give that many threads: libgomp ends the whole
  * process when it cannot create one, so new threads are tried out first. */
 int cn_team_prove(int wanted);

@@ -26,8 +26,10 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                     const real *bias, int relu, real *y, ptrdiff_t from, ptrdiff_t to,
                     real *packed) {
     ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
-    for (ptrdiff_t l = 0; l < depth; l += DEPTH) {
-        ptrdiff_t some = cn_min(DEPTH, depth - l);
+    /* Columns of x: as many lines as sums, which may all fall into a few sets of the cache. */
+    ptrdiff_t at_once = x.column == 1 ? DEPTH : DEPTH / 2;
+    for (ptrdiff_t l = 0; l < depth; l += at_once) {
+        ptrdiff_t some = cn_min(at_once, depth - l);
         int last = l + some == depth;
         const real *right = w.data + l * w.row + j * w.column;
         int is_panel = gemm_is_panel(w.row, w.column, width);
