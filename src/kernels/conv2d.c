@@ -2,6 +2,7 @@
 
 #include "gemm.h"
 #include "reduce.h"
+#include "winograd.h"
 
 /* What the three passes share: the sizes under the vocabulary's names. */
 typedef struct {
@@ -117,9 +118,25 @@ static geometry forward_geometry(const conv2d_forward *a) {
     return geometry_of(a->x, a->w, a->y, a->stride, a->padding);
 }
 
+/* Whether winograd.h can do it: 3x3 filters at stride 1, no padding beyond what they reach. */
+static const char *check_winograd(cn_tensor w, const ptrdiff_t *stride, const ptrdiff_t *padding) {
+    int fits = w.shape[0] == 3 && w.shape[1] == 3 && stride[0] == 1 && stride[1] == 1;
+    for (int i = 0; i < 4; i++) fits &= padding[i] <= 2;
+    return fits ? NULL : "winograd needs 3x3 filters, stride 1 and padding of at most 2";
+}
+
+/* The convolution as winograd.h has it, of n examples; and the one that makes dx of dy. */
+static winograd winograd_of(const geometry *g, ptrdiff_t n) {
+    return (winograd){n, g->h, g->w, g->c, g->p, g->q, g->k, g->top, g->left};
+}
+static winograd winograd_dx(const geometry *g, ptrdiff_t n) {
+    return (winograd){n, g->p, g->q, g->k, g->h, g->w, g->c, 2 - g->top, 2 - g->left};
+}
+
 static const char *forward_check(const void *args) {
     const conv2d_forward *a = args;
     const char *wrong = check_geometry(a->x, a->w, a->y, a->stride, a->padding);
+    if (!wrong && a->winograd) wrong = check_winograd(a->w, a->stride, a->padding);
     if (wrong) return wrong;
     if (!cn_optional(a->b, 1, a->w.shape[3], 1, 1, 1)) return "b must have shape (k,)";
     return NULL;
@@ -127,7 +144,10 @@ static const char *forward_check(const void *args) {
 
 static ptrdiff_t forward_workspace(const void *args) {
     geometry g = forward_geometry(args);
-    return gemm_packed_size(g.r * g.s * g.c, g.k) * (ptrdiff_t)sizeof(real);
+    winograd o = winograd_of(&g, g.n);
+    return (((const conv2d_forward *)args)->winograd ? CN(winograd_filter_size)(&o)
+                                                     : gemm_packed_size(g.r * g.s * g.c, g.k)) *
+           (ptrdiff_t)sizeof(real);
 }
 
 static ptrdiff_t window_bytes(window part, ptrdiff_t c) {
@@ -136,6 +156,9 @@ static ptrdiff_t window_bytes(window part, ptrdiff_t c) {
 
 static ptrdiff_t forward_scratch(const void *args) {
     geometry g = forward_geometry(args);
+    winograd o = winograd_of(&g, g.n);
+    if (((const conv2d_forward *)args)->winograd)
+        return CN(winograd_scratch)(&o) * (ptrdiff_t)sizeof(real);
     return window_bytes(input_window(&g, 0, forward_block(&g)), g.c);
 }
 
@@ -147,6 +170,8 @@ static int filter_is_panel(const geometry *g) {
 static ptrdiff_t forward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
     geometry g = forward_geometry(args);
+    winograd o = winograd_of(&g, g.n);
+    if (((const conv2d_forward *)args)->winograd) return CN(winograd_filter_chunks)(&o);
     return filter_is_panel(&g) ? 0 : gemm_panels(g.k);
 }
 
@@ -154,6 +179,11 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
     (void)step, (void)scratch;
     const conv2d_forward *a = args;
     geometry g = forward_geometry(a);
+    if (a->winograd) {
+        winograd o = winograd_of(&g, g.n);
+        CN(winograd_filter)(&o, a->w.data, 0, a->head.workspace, panel);
+        return;
+    }
     ptrdiff_t depth = g.r * g.s * g.c, j = panel * GEMM_NR;
     CN(gemm_pack)((real *)a->head.workspace + depth * j, (const real *)a->w.data + j, g.k, 1, depth,
                   gemm_panel_width(g.k, panel));
@@ -161,13 +191,20 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     geometry g = forward_geometry(args);
+    winograd o = winograd_of(&g, n);
+    if (((const conv2d_forward *)args)->winograd) return CN(winograd_chunks)(&o);
     return n * cn_ceil_div(g.p, forward_block(&g));
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
-    (void)step;
     const conv2d_forward *a = args;
     geometry g = forward_geometry(a);
+    if (a->winograd) {
+        winograd o = winograd_of(&g, step->n);
+        CN(winograd_run)(&o, a->x.data, a->head.workspace, a->b.data, (int)a->relu, a->y.data,
+                         chunk, scratch);
+        return;
+    }
     ptrdiff_t block = forward_block(&g), blocks = cn_ceil_div(g.p, block);
     ptrdiff_t image = chunk / blocks, p0 = chunk % blocks * block, rows = cn_min(block, g.p - p0);
     window part = input_window(&g, p0, rows);
@@ -307,9 +344,13 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     o.weights = g->r * g->s * g->c * g->k;
     o.parts = cn_clamp(64 / gemm_panels(g->k), 1, cn_max(1, (4 << 20) / (o.weights * 8)));
     o.packed_w = 0;
-    ptrdiff_t packed = cn_present(a->dx) ? gemm_packed_size(g->r * g->s * g->k, g->c) : 0;
-    o.dw_parts = cn_round_up(packed * real_bytes, 64);
-    o.db_parts = o.dw_parts + cn_round_up(o.parts * o.weights * real_bytes, 64);
+    winograd forward = winograd_of(g, g->n), dx = winograd_dx(g, g->n);
+    ptrdiff_t packed = a->winograd & CONV2D_DX ? CN(winograd_filter_size)(&dx)
+                                               : gemm_packed_size(g->r * g->s * g->k, g->c);
+    ptrdiff_t sums =
+        a->winograd & CONV2D_DW ? CN(winograd_weights_size)(&forward) : o.parts * o.weights;
+    o.dw_parts = cn_present(a->dx) ? cn_round_up(packed * real_bytes, 64) : 0;
+    o.db_parts = o.dw_parts + cn_round_up(sums * real_bytes, 64);
     o.bytes = o.db_parts + reduce_parts(g->n * g->p * g->q) * g->k * (ptrdiff_t)sizeof(double);
     ptrdiff_t block = weight_block(g);
     ptrdiff_t images = weight_images(g);
@@ -318,6 +359,10 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     if (cn_present(a->dx))
         o.scratch =
             cn_max(o.scratch, window_bytes(dy_window(g, 0, dx_block(g) + g->stride_h), g->k));
+    if (a->winograd & CONV2D_DX)
+        o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dx) * real_bytes);
+    if (a->winograd & CONV2D_DW)
+        o.scratch = cn_max(o.scratch, CN(winograd_weights_scratch)(&forward) * real_bytes);
     return o;
 }
 
@@ -326,6 +371,7 @@ static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) { return cn_min(o.
 static const char *backward_check(const void *args) {
     const conv2d_backward *a = args;
     const char *wrong = check_geometry(a->x, a->w, a->dy, a->stride, a->padding);
+    if (!wrong && a->winograd) wrong = check_winograd(a->w, a->stride, a->padding);
     if (wrong) return wrong;
     if (cn_present(a->dx) && !cn_same(a->dx, a->x)) return "dx must have the shape of x";
     if (cn_present(a->dw) && !cn_same(a->dw, a->w)) return "dw must have the shape of w";
@@ -347,24 +393,37 @@ static ptrdiff_t backward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    return cn_present(a->dx) ? phases(g.r, g.stride_h) * phases(g.s, g.stride_w) : 0;
+    winograd o = winograd_dx(&g, g.n);
+    if (!cn_present(a->dx)) return 0;
+    if (a->winograd & CONV2D_DX) return CN(winograd_filter_chunks)(&o);
+    return phases(g.r, g.stride_h) * phases(g.s, g.stride_w);
 }
 
 static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)step, (void)scratch;
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
+    if (a->winograd & CONV2D_DX) {
+        winograd o = winograd_dx(&g, g.n);
+        CN(winograd_filter)(&o, a->w.data, 1, a->head.workspace, chunk);
+        return;
+    }
     ptrdiff_t across = phases(g.s, g.stride_w);
     pack_phase(a, &g, a->head.workspace, chunk / across, chunk % across);
 }
 
 static ptrdiff_t dx_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_t n) {
-    return cn_present(a->dx) ? n * cn_ceil_div(g->h, dx_block(g)) : 0;
+    winograd o = winograd_dx(g, n);
+    if (!cn_present(a->dx)) return 0;
+    return a->winograd & CONV2D_DX ? CN(winograd_chunks)(&o) : n * cn_ceil_div(g->h, dx_block(g));
 }
 
 static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, backward_layout o,
                            ptrdiff_t n) {
-    return cn_present(a->dw) ? active_parts(o, n) * gemm_panels(g->k) : 0;
+    winograd forward = winograd_of(g, n);
+    if (!cn_present(a->dw)) return 0;
+    return a->winograd & CONV2D_DW ? CN(winograd_weights_chunks)(&forward)
+                                   : active_parts(o, n) * gemm_panels(g->k);
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
@@ -374,7 +433,13 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
            (cn_present(a->db) ? reduce_parts(n * g.p * g.q) : 0);
 }
 
-static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t chunk, void *scratch) {
+static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,
+                   void *scratch) {
+    if (a->winograd & CONV2D_DX) {
+        winograd o = winograd_dx(g, n);
+        CN(winograd_run)(&o, a->dy.data, a->head.workspace, NULL, 0, a->dx.data, chunk, scratch);
+        return;
+    }
     ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
     ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
     window part = dy_window(g, i0, rows);
@@ -387,6 +452,13 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t chunk,
 
 static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout o, ptrdiff_t n,
                    ptrdiff_t chunk, char *scratch) {
+    if (a->winograd & CONV2D_DW) {
+        winograd forward = winograd_of(g, n);
+        CN(winograd_weights)(&forward, a->x.data, a->dy.data,
+                             (real *)((char *)a->head.workspace + o.dw_parts), chunk,
+                             (real *)scratch);
+        return;
+    }
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
     ptrdiff_t parts = active_parts(o, n), j = panel * GEMM_NR,
               width = gemm_panel_width(g->k, panel);
@@ -437,7 +509,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     ptrdiff_t n = step->n, first = dx_chunks(a, &g, n);
     ptrdiff_t weights = dw_chunks(a, &g, o, n), rows = n * g.p * g.q;
     if (chunk < first) {
-        dx_run(a, &g, chunk, scratch);
+        dx_run(a, &g, n, chunk, scratch);
     } else if (chunk < first + weights) {
         dw_run(a, &g, o, n, chunk - first, scratch);
     } else {
@@ -455,6 +527,9 @@ static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
     backward_layout o = layout_of(a, &g);
+    winograd forward = winograd_of(&g, n);
+    if (cn_present(a->dw) && a->winograd & CONV2D_DW)
+        return CN(winograd_combine_chunks)(&forward) + cn_present(a->db);
     int parts = cn_present(a->dw) && active_parts(o, n) > 1;
     return (parts ? cn_ceil_div(o.weights, COMBINE_BLOCK) : 0) + cn_present(a->db);
 }
@@ -468,6 +543,11 @@ static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void
     if (cn_present(a->db) && chunk-- == 0) {
         CN(add_double_parts)(a->db.data, (const double *)(workspace + o.db_parts),
                              reduce_parts(step->n * g.p * g.q), g.k);
+        return;
+    }
+    if (a->winograd & CONV2D_DW) {
+        winograd forward = winograd_of(&g, step->n);
+        CN(winograd_combine)(&forward, (const real *)(workspace + o.dw_parts), a->dw.data, chunk);
         return;
     }
     CN(add_parts)(a->dw.data, (const real *)(workspace + o.dw_parts), active_parts(o, step->n),

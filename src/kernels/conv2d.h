@@ -11,14 +11,21 @@
 
 #include "kernel.h"
 
-/* stride: vertical, horizontal; padding: top, bottom, left, right. */
+/* stride: vertical, horizontal; padding: top, bottom, left, right. winograd: by winograd.h instead
+ * of directly, of the backward pass CONV2D_DX, CONV2D_DW or both. */
+enum { CONV2D_DX = 1, CONV2D_DW = 2 };
+
 #define CONV2D_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                         \
-    TENSOR(x) TENSOR(w) TENSOR(b) TENSOR(y) SIZE(stride, 2) SIZE(padding, 4) FUSED(relu)
+    TENSOR(x)                                                                                      \
+    TENSOR(w) TENSOR(b) TENSOR(y) SIZE(stride, 2) SIZE(padding, 4) FUSED(relu) FUSED(winograd)
 CN_STRUCT(conv2d_forward, CONV2D_FORWARD)
 
 /* dx is optional: the first layer's is never computed; dw and db are, for frozen parameters. */
 #define CONV2D_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                        \
-    TENSOR(dy) TENSOR(x) TENSOR(w) TENSOR(dx) TENSOR(dw) TENSOR(db) SIZE(stride, 2) SIZE(padding, 4)
+    TENSOR(dy)                                                                                     \
+    TENSOR(x)                                                                                      \
+    TENSOR(w)                                                                                      \
+    TENSOR(dx) TENSOR(dw) TENSOR(db) SIZE(stride, 2) SIZE(padding, 4) FUSED(winograd)
 CN_STRUCT(conv2d_backward, CONV2D_BACKWARD)
 
 #endif
