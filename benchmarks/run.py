@@ -19,6 +19,7 @@ from suite import machine
 
 SUITES = {
     "kernels": "single kernels: products, convolutions, and what moves bytes",
+    "winograd": "3x3 convolutions by Winograd's algorithm and directly",
     "steps": "whole training steps",
     "scaling": "threads, batch sizes, and a busy neighbour",
     "memory": "resident memory of a step",
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    from suite import kernels, peers, report, resident, scaling, steps
+    from suite import kernels, peers, report, resident, scaling, steps, winograd
 
     from cnncore import ceiling, levels, set_num_threads
 
@@ -90,6 +91,10 @@ def measure(options: argparse.Namespace) -> None:
         best = ceiling.measure(options.dtype, isa, options.threads)
         record["ceiling"] = vars(best)
         print(best)
+        if options.command == "winograd":
+            rows += winograd.run(options.only, others, best, options.rounds)
+            write(options.json, record)
+            return
         table = report.Table(best.flops)
         suites = {"kernels": kernels, "steps": steps, "scaling": scaling}
         if options.command != "scaling":
@@ -101,8 +106,14 @@ def measure(options: argparse.Namespace) -> None:
         if not rows:
             raise SystemExit(f"no row has all the words of {options.only!r}")
         report.summarize(rows)
-    if options.json:
-        report.write(options.json, record)
+    write(options.json, record)
+
+
+def write(path: str | None, record: dict[str, Any]) -> None:
+    if path:
+        from suite import report
+
+        report.write(path, record)
 
 
 if __name__ == "__main__":

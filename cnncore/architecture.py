@@ -37,9 +37,10 @@ REMEMBERED = 64
 
 @lru_cache(REMEMBERED)
 def architecture(
-    net: Sequential, input_shape: Shape, dtype: str, scalings: tuple[tuple[str, int], ...] = ()
-) -> Architecture:
-    return Architecture(net, input_shape, dtype, scalings)
+    net: Sequential, input_shape: Shape, dtype: str, scalings: tuple[tuple[str, int], ...] = (),
+    precision: str = "fast",
+) -> Architecture:  # fmt: skip
+    return Architecture(net, input_shape, dtype, scalings, precision)
 
 
 @lru_cache(4 * REMEMBERED)
@@ -77,13 +78,14 @@ class Architecture:
     """A net for inputs of one shape and dtype: its parameters, and its plans for any purpose.
 
     scalings: names and lengths of the vectors, `mean` and `scale`, that a gathered example is
-    shifted and scaled by."""
+    shifted and scaled by. precision: "exact" keeps to the direct sums of convolutions."""
 
     def __init__(
         self, net: Sequential, input_shape: Shape, dtype: str,
-        scalings: tuple[tuple[str, int], ...],
+        scalings: tuple[tuple[str, int], ...], precision: str,
     ) -> None:  # fmt: skip
         self.net, self.input_shape, self.dtype = net, input_shape, dtype
+        self.precision = precision
         self.scaling_lengths = scalings
         builder = Builder(1, dtype, training=True)
         x = self._gather(builder)
@@ -150,8 +152,11 @@ class Architecture:
         outputs = {path: y for path, _, y in builder.layers}
         named |= {path: outputs[path] for path in purpose.keep}
         keep = tuple(named.values())
+        ops = fuse.fuse(plain, keep)
+        if self.precision == "fast":
+            ops = fuse.by_winograd(ops, purpose.capacity, not train)
         return Plan(
-            fuse.fuse(plain, keep), plain, purpose.capacity, self.dtype, purpose.isa, results,
+            ops, plain, purpose.capacity, self.dtype, purpose.isa, results,
             keep, constants, not train, named,
         )  # fmt: skip
 

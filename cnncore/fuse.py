@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 
 from .plan import Op, Tensor, kernel_fields
 
@@ -12,6 +13,46 @@ from .plan import Op, Tensor, kernel_fields
 def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
     rectified = relu_into_producer(share_gradient_of_add(ops), keep)
     return relu_into_batchnorm_backward(rectified, keep)
+
+
+# Where F(4x4, 3x3) is faster than the direct sum, on every instruction set and for both dtypes
+# (`benchmarks/run.py winograd` measures it): from these channels on, with no more outputs computed for
+# one wanted (tiles reach beyond the image), and with enough tiles to pay for the filters.
+CHANNELS, WASTE, TILES, TILES_OF_IMAGE = 16, 2.6, 8, 16
+
+
+def by_winograd(ops: Sequence[Op], capacity: int, inference: bool) -> list[Op]:
+    """Convolutions with 3x3 filters by Winograd's algorithm (src/winograd.h) where it is faster.
+
+    The choice depends on shapes alone; at test time on those of one example, so that an example's
+    result does not depend on how many it comes with."""
+    return [_by_winograd(op, capacity, inference) if op.op == "conv2d" else op for op in ops]
+
+
+def _by_winograd(op: Op, capacity: int, inference: bool) -> Op:
+    (r, s, c, k), image = op.inputs["w"].shape, op.inputs["x"].shape[1:3]
+    padding = op.attributes["padding"]
+    if (r, s) != (3, 3) or tuple(op.attributes["stride"]) != (1, 1) or max(padding) > 2:
+        return op
+    if min(c, k) < CHANNELS:
+        return op
+    result = tuple(
+        size + before + after - 2
+        for size, before, after in zip(image, padding[::2], padding[1::2], strict=True)
+    )
+
+    def pays(made: tuple[int, ...]) -> bool:
+        tiles = prod(-(-size // 4) for size in made)
+        enough = tiles >= TILES_OF_IMAGE if inference else tiles * capacity >= TILES
+        return enough and 16 * tiles <= WASTE * prod(made)
+
+    if op.function == "forward":
+        passes = int(pays(result))
+    else:
+        passes = pays(image) * ("dx" in op.outputs) + 2 * pays(result) * ("dw" in op.outputs)
+    if not passes:
+        return op
+    return replace(op, fused=op.fused | {"winograd": passes}, replaces=op.plain())
 
 
 def share_gradient_of_add(ops: Sequence[Op]) -> list[Op]:

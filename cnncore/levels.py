@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 
 from . import _core
+from .shapes import one_of
 
 VARIABLE = "CNNCORE_ISA"
+PRECISION_VARIABLE = "CNNCORE_PRECISION"
+PRECISIONS = ("fast", "exact")
 
 
 def _from_environment() -> str:
@@ -33,6 +36,14 @@ def choose(isa: str | None) -> str:
             f"instruction set {isa!r} is {known}; {VARIABLE} and isa= take {', '.join(available())}"
         )
     return isa
+
+
+def precision(wanted: str | None) -> str:
+    """`wanted`, or the environment's, or "fast". ValueError for any other word."""
+    if wanted is None:
+        given = os.environ.get(PRECISION_VARIABLE, "")
+        return one_of(PRECISION_VARIABLE, given, PRECISIONS) if given else "fast"
+    return one_of("precision", wanted, PRECISIONS)
 
 
 DEFAULT = _from_environment()

@@ -58,6 +58,9 @@ class Model:
     best available). classes: names of the classes, saved with the model. preprocessing: steps, in
     order, of ZeroCenter, Normalize, PCA and Whiten; copies of them work on all inputs, in training
     and after it, and are fitted by the first Solver with training data, if they are not.
+    precision: "fast" computes 3x3 convolutions by Winograd's algorithm where that is faster, with
+    two to four times the rounding error of the direct sums, which "exact" keeps to; None takes the
+    environment's CNNCORE_PRECISION, or else "fast".
 
     Inputs are uint8, meaning x / 255, or floats, taken as they are. Raises ValueError or TypeError
     naming the layer or argument."""
@@ -66,6 +69,7 @@ class Model:
         self, net: Any, input_shape: Any, loss: Any = "softmax", regularization: L2 | None = None,
         seed: int = 0, dtype: str = "float32", input_layout: str = "nhwc", isa: str | None = None,
         classes: Sequence[str] | None = None, preprocessing: Sequence[Preprocessing] = (),
+        precision: str | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(net, Sequential):
             net = Sequential(net)
@@ -80,11 +84,12 @@ class Model:
         self.dtype = np.dtype(dtype).name
         self.input_layout = input_layout
         self.isa = levels.choose(isa)
+        self.precision = levels.precision(precision)
         self.input_shape = inputs.input_shape(input_shape, input_layout)
         self.preprocessing = Chain(preprocessing, self.input_shape)
         self._architecture = architecture(
             net, self.preprocessing.output_shape, self.dtype,
-            tuple(self.preprocessing.lengths.items()),
+            tuple(self.preprocessing.lengths.items()), self.precision,
         )  # fmt: skip
         self.classes = self._class_names(classes)
         self._parameters = Vector(self._architecture.parameters, self.dtype)
@@ -260,7 +265,8 @@ class Model:
     def _arguments(self) -> dict[str, Any]:
         """What `Model` is called with to make such a model."""
         names = (
-            "net", "loss", "regularization", "seed", "dtype", "input_layout", "isa", "classes"
+            "net", "loss", "regularization", "seed", "dtype", "input_layout", "isa", "classes",
+            "precision",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names} | {
             "input_shape": self.given_shape,

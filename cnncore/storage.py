@@ -15,7 +15,7 @@ from .reference.case import Array
 from .system import version
 
 DECLARATIONS = ("net", "loss", "regularization", "preprocessing")
-PLAIN = ("input_shape", "input_layout", "dtype", "seed", "classes")
+PLAIN = ("input_shape", "input_layout", "dtype", "seed", "classes", "precision")
 
 
 def save(
@@ -58,7 +58,7 @@ def _arguments(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[bool]]:
     """Model's arguments from a file's meta, and which steps of preprocessing are fitted; KeyError,
     TypeError or ValueError if they are not."""
     # The first files did not have these.
-    meta = {"preprocessing": [], "fitted": [], "classes": None, **meta}
+    meta = {"preprocessing": [], "fitted": [], "classes": None, "precision": None, **meta}
     arguments = {name: config.from_json(meta[name]) for name in DECLARATIONS}
     if not isinstance(arguments["net"], Sequential):
         raise ValueError("net is not a Sequential")

@@ -7,7 +7,7 @@ one. `gemm` is written m, n, k, and becomes a pass of an affine layer."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
 from pathlib import Path
@@ -104,9 +104,11 @@ class Problem:
 class Prepared:
     """A problem with data, ready to be timed. arrays: its inputs by name, as views."""
 
-    def __init__(self, problem: Problem, dtype: str, isa: str) -> None:
+    def __init__(
+        self, problem: Problem, dtype: str, isa: str, fused: dict[str, int] | None = None
+    ) -> None:
         self.problem = problem
-        self.op = problem.plan_op(dtype)
+        self.op = replace(problem.plan_op(dtype), fused=fused or {})
         segments = np.array([[0, problem.shapes.get("w", (0,))[0], 0]], np.float64).tobytes()
         self.alone = Alone.of([self.op], dtype, isa, problem.batch, segments)
         self.flops, self.bytes = op_cost(self.op)[0], op_bytes(self.op)

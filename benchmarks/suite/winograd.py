@@ -1,0 +1,67 @@
+"""3x3 convolutions by Winograd's algorithm beside the direct sum and beside the peers: where
+`cnncore/fuse.py` may choose it, and what it gains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from cnncore import fuse
+from cnncore.ceiling import Ceiling
+
+from . import problems
+from .peers import Peer, ready
+from .problems import Prepared, Problem
+from .timing import Run, alternate, summary
+
+Row = dict[str, Any]
+
+
+def run(pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int) -> Iterator[Row]:
+    """A row for each pass of each 3x3 convolution at stride 1 in the shape files. `effective` is
+    the direct sum's operations by Winograd's time, as a share of the ceiling."""
+    print("\nms: median; effective: the direct sum's operations in that time, of the ceiling;")
+    print("then the times of the direct kernel and of the peers over ours; chosen: by a plan\n")
+    for problem in problems.problems(pattern):
+        switch = _switch(problem)
+        if not switch:
+            continue
+        direct = Prepared(problem, best.dtype, best.isa)
+        ours = Prepared(problem, best.dtype, best.isa, {"winograd": switch})
+        runs: dict[str, Run] = {
+            "winograd": ours.run(best.threads), "direct": direct.run(best.threads)
+        }  # fmt: skip
+        for peer in peers:
+            made = ready(peer, partial(peer.kernel, direct, best.threads))
+            if made:
+                runs[peer.name] = made
+        times = {name: summary(values) for name, values in alternate(runs, rounds).items()}
+        median = times["winograd"]["median"]
+        chosen = fuse.by_winograd([direct.op], problem.batch, inference=False)[0].fused
+        row = {
+            "suite": "winograd", "group": problem.group, "name": problem.name,
+            "flops": direct.flops, "times": times, "chosen": bool(chosen),
+        }  # fmt: skip
+        others = "  ".join(
+            f"{name} {found['median'] / median:.2f}"
+            for name, found in times.items()
+            if name != "winograd"
+        )
+        effective = direct.flops / median / best.flops
+        mark = "chosen" if chosen else "not chosen"
+        print(
+            f"{problem.name:<58}{median * 1e3:9.3f}{effective:7.0%}  {others}  {mark}", flush=True
+        )
+        yield row
+
+
+def _switch(problem: Problem) -> int:
+    """What the kernel's argument `winograd` has to be; 0 where it cannot."""
+    if problem.op != "conv2d" or problem.shapes["w"][:2] != (3, 3):
+        return 0
+    if problem.attributes.get("stride", 1) not in (1, (1, 1)):
+        return 0
+    if problem.function == "forward":
+        return 1
+    return ("dx" in problem.wanted) + 2 * ("dw" in problem.wanted)

@@ -1,0 +1,265 @@
+"""Convolution by Winograd's algorithm: its error, its bits, and where plans choose it."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import cnncore as cnn
+from cnncore import levels, reference
+from cnncore.plan import Op
+
+TWIN = reference.op("conv2d")
+A, B = 0.75, 1.5
+POINTS = np.array([0, A, -A, B, -B])
+
+# n, h, w, c, k, padding
+SHAPES = [
+    (2, 8, 8, 16, 16, 1),
+    (3, 7, 9, 5, 3, 1),
+    (2, 13, 6, 70, 33, 0),
+    (1, 5, 5, 17, 130, 2),
+    (40, 4, 4, 8, 24, 1),
+    (9, 16, 16, 64, 64, 1),
+    (2, 3, 3, 1, 1, 1),
+]
+
+
+def matrices():
+    """A^T (4, 6), G (6, 3) and B^T (6, 6) by Toom and Cook, from the points alone."""
+    n = len(POINTS)
+    evaluate = np.zeros((6, 6))
+    evaluate[:n] = POINTS[:, None] ** np.arange(6)
+    evaluate[n, 5] = 1
+    a, g = np.zeros((4, 6)), np.zeros((6, 3))
+    a[:, :n] = (POINTS[:, None] ** np.arange(4)).T
+    g[:n] = POINTS[:, None] ** np.arange(3)
+    a[3, n] = g[n, 2] = 1
+    return a, g, np.linalg.inv(evaluate).T
+
+
+def by_kernel(function, arrays, winograd, isa=None, threads=None, **attributes):
+    """The compiled kernel with its switch set, as a plan sets it."""
+    compiled = getattr(cnn.ops.conv2d, function)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    results, canonical = compiled.infer(**shapes, **attributes)
+    dtype = arrays["x"].dtype.name
+    outputs = {name: np.full(shape, np.nan, dtype) for name, shape in results.items()}
+    canonical = TWIN.infer(arrays["x"].shape, arrays["w"].shape, **attributes).attributes
+    compiled._run(
+        arrays | outputs, canonical | {"winograd": winograd}, {}, dtype, levels.choose(isa),
+        threads, np.empty,
+    )  # fmt: skip
+    return outputs
+
+
+def draw(shape, dtype, seed=0, scale=1.0):
+    n, h, w, c, k, padding = shape
+    random = np.random.RandomState(seed)
+    q = (n, h + 2 * padding - 2, w + 2 * padding - 2, k)
+    x, filters, b, dy = (
+        random.standard_normal(s).astype(dtype)
+        for s in ((n, h, w, c), (3, 3, c, k), (k,), q)
+    )  # fmt: skip
+    return {"x": x * np.asarray(scale, dtype), "w": filters, "b": b}, dy
+
+
+def magnitude_of(x, w, padding):
+    """What rounding acts on: the algorithm with every matrix, input and filter made positive."""
+    a, g, b = map(abs, matrices())
+    n, h, width, c = x.shape
+    p, q = h + 2 * padding - 2, width + 2 * padding - 2
+    down, across = -(-p // 4), -(-q // 4)
+    bordered = np.zeros((n, 4 * down + 2, 4 * across + 2, c))
+    bordered[:, padding : padding + h, padding : padding + width] = abs(x)[
+        :, : 4 * down + 2 - padding, : 4 * across + 2 - padding
+    ]
+    u = np.einsum("ai,bj,ijck->abck", g, g, abs(w).astype(float))
+    y = np.zeros((n, 4 * down, 4 * across, w.shape[3]))
+    for i, j in itertools.product(range(down), range(across)):
+        tile = bordered[:, 4 * i : 4 * i + 6, 4 * j : 4 * j + 6]
+        v = np.einsum("ai,bj,nijc->nabc", b, b, tile)
+        m = np.einsum("nabc,abck->nabk", v, u)
+        y[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4] = np.einsum("pa,qb,nabk->npqk", a, a, m)
+    return y[:, :p, :q]
+
+
+def passes(shape, dtype, isa=None, threads=None, **more):
+    """All three passes by the kernel, and by the twin in float64."""
+    arrays, dy = draw(shape, dtype, **more)
+    padding = shape[5]
+    found = by_kernel("forward", arrays, 1, isa, threads, padding=padding)
+    given = {"dy": dy, "x": arrays["x"], "w": arrays["w"]}
+    found |= by_kernel("backward", given, 3, isa, threads, padding=padding)
+    exact = {name: array.astype(np.float64) for name, array in arrays.items()}
+    wide = {"x": exact["x"], "w": exact["w"], "dy": dy.astype(np.float64)}
+    attributes = TWIN.infer(exact["x"].shape, exact["w"].shape, padding=padding).attributes
+    expected = TWIN.forward(**exact, **attributes)
+    expected |= TWIN.backward(**wide, **attributes)
+    return found, expected, arrays, dy
+
+
+def within(found, expected, bound):
+    return not (abs(found - expected) > bound).any() and np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("isa", levels.available())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_pass_is_within_what_rounding_can_do(shape, dtype, isa):
+    """Each value is a sum of c products with a dozen roundings on the way in and out."""
+    found, expected, arrays, dy = passes(shape, dtype, isa)
+    eps = np.finfo(dtype).eps / 2
+    c, k, padding = shape[3:]
+    y = magnitude_of(arrays["x"], arrays["w"], padding) + abs(arrays["b"])
+    assert within(found["y"], expected["y"], (c + 40) * eps * y)
+    turned = arrays["w"][::-1, ::-1].transpose(0, 1, 3, 2)
+    dx = magnitude_of(dy, turned, 2 - padding)
+    assert within(found["dx"], expected["dx"], (k + 40) * eps * dx)
+    # dw sums over tiles, not channels; its products have the same factors.
+    tiles = np.prod([-(-s // 4) for s in expected["y"].shape[1:3]]) * shape[0]
+    largest = abs(matrices()[2]).sum(1).max() ** 2 * abs(matrices()[0]).sum(0).max() ** 2
+    dw = largest * abs(arrays["x"]).max() * abs(dy).max() * 36 * tiles
+    assert within(found["dw"], expected["dw"], (min(tiles, 96) + 40) * eps * dw)
+    assert within(found["db"], expected["db"], 1e-3 if dtype == "float32" else 1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_error_is_near_that_of_the_direct_sum(dtype):
+    """Root mean square, of unit inputs: measured 2.0 to 2.5 (y, dx) and 1.8 to 4.1 (dw) times the
+    direct kernel's; the usual points 0, +-1, +-2 would give twice as much."""
+    shape = (8, 16, 16, 64, 64, 1)
+    found, expected, arrays, dy = passes(shape, dtype)
+    given = {"dy": dy, "x": arrays["x"], "w": arrays["w"]}
+    direct = by_kernel("forward", arrays, 0, padding=1) | by_kernel("backward", given, 0, padding=1)
+    for name, limit in (("y", 3), ("dx", 3), ("dw", 6)):
+        error, usual = (
+            np.sqrt(((array - expected[name]) ** 2).mean()) for array in (found[name], direct[name])
+        )
+        assert error < limit * usual, name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_and_channels_of_any_scale_stay_within_the_bound(dtype):
+    """A bright line beside dark pixels, channels from 1e-4 to 1e4: what is lost is relative to the
+    tile, which the bound says."""
+    shape = (2, 12, 12, 16, 16, 1)
+    scale = np.ones((12, 12, 16)) * 10.0 ** np.linspace(-4, 4, 16)
+    scale[5] *= 1e5
+    scale[:, 8] *= 1e-5
+    found, expected, arrays, _ = passes(shape, dtype, scale=scale)
+    y = magnitude_of(arrays["x"], arrays["w"], 1) + abs(arrays["b"])
+    assert within(found["y"], expected["y"], 56 * np.finfo(dtype).eps / 2 * y)
+
+
+def test_real_activations_are_as_exact_as_random_ones():
+    d = cnn.data.digits()
+    big = d.x_train.repeat(2, axis=1).repeat(2, axis=2)
+    net = [
+        cnn.Conv2d(32, 3, padding=1), cnn.BatchNorm(), cnn.ReLU(),
+        cnn.Conv2d(32, 3, padding=1, name="here"), cnn.BatchNorm(), cnn.ReLU(),
+        cnn.GlobalAvgPool2d(), cnn.Affine(10),
+    ]  # fmt: skip
+    model = cnn.Model(net, (16, 16, 1))
+    cnn.Solver(
+        model, train=(big, d.y_train), update=cnn.Adam(3e-3), batch_size=64, num_epochs=2
+    ).train()
+    x = model.activations(big[:20], ["2"])["2"]
+    arrays = {"x": x, "w": model["here.w"].copy(), "b": model["here.b"].copy()}
+    expected = TWIN.forward(
+        **{name: a.astype(np.float64) for name, a in arrays.items()},
+        **TWIN.infer(x.shape, arrays["w"].shape, padding=1).attributes,
+    )["y"]
+    errors = [
+        np.sqrt(((by_kernel("forward", arrays, way, padding=1)["y"] - expected) ** 2).mean())
+        for way in (1, 0)
+    ]
+    assert errors[0] < 4 * errors[1]
+    y = magnitude_of(x, arrays["w"], 1) + abs(arrays["b"])
+    found = by_kernel("forward", arrays, 1, padding=1)["y"]
+    assert within(found, expected, 72 * np.finfo("float32").eps / 2 * y)
+
+
+@pytest.mark.parametrize("isa", levels.available())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_any_number_of_threads_gives_the_same_bits(dtype, isa):
+    shape = (9, 12, 10, 24, 40, 1)
+    found = [passes(shape, dtype, isa, threads)[0] for threads in (1, 2, 3, 8)]
+    for other in found[1:]:
+        for name, array in other.items():
+            assert np.array_equal(array, found[0][name]), name
+
+
+def test_nan_and_infinity_stay_visible():
+    arrays, _ = draw((1, 8, 8, 16, 16, 1), "float32")
+    arrays["x"][0, 3, 3, 0] = np.nan
+    assert np.isnan(by_kernel("forward", arrays, 1, padding=1)["y"][0, 2:5, 2:5]).all()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "filters"),
+    [({"stride": 2, "padding": 1}, 3), ({"padding": 2}, 5), ({"padding": 3}, 3)],
+)
+def test_the_kernel_refuses_what_it_cannot_do(attributes, filters):
+    x = np.zeros((1, 12, 12, 16), np.float32)
+    w = np.zeros((filters, filters, 16, 16), np.float32)
+    with pytest.raises(ValueError, match="winograd needs"):
+        by_kernel("forward", {"x": x, "w": w}, 1, **attributes)
+
+
+def chosen(model, kind="gradients", batch_size=32) -> dict[str, int]:
+    ops: list[Op] = model.plan(kind, batch_size).ops
+    return {f"{op.layer}.{op.function}": op.fused.get("winograd", 0) for op in ops if op.layer}
+
+
+def test_plans_choose_it_by_shape():
+    net = [
+        cnn.Conv2d(16, 3, padding=1), cnn.ReLU(), cnn.Conv2d(32, 3, padding=1, name="yes"),
+        cnn.Conv2d(32, 3, padding=1, stride=2, name="strided"), cnn.Conv2d(32, 1, name="one"),
+        cnn.Conv2d(32, 3, padding=1, name="small"), cnn.MaxPool2d(4),
+        cnn.Conv2d(32, 3, padding=1, name="tiny"), cnn.GlobalAvgPool2d(), cnn.Affine(10),
+    ]  # fmt: skip
+    model = cnn.Model(net, (16, 16, 3))
+    found = chosen(model)
+    assert (found["yes.forward"], found["yes.backward"]) == (1, 3)
+    assert (found["small.forward"], found["small.backward"]) == (1, 3)
+    others = ("0", "strided", "one", "tiny")
+    assert not any(found[f"{layer}.{way}"] for layer in others for way in ("forward", "backward"))
+    assert "winograd" in str(model.plan("gradients", 32))
+    # At test time by one example's shape, for any batch.
+    for batch in (1, 64):
+        found = chosen(model, "scores", batch)
+        assert (found["yes.forward"], found["small.forward"]) == (1, 0)
+    model.freeze("yes")
+    exact = cnn.Model(net, (16, 16, 3), precision="exact")
+    assert not any(chosen(exact).values())
+
+
+def test_precision_is_kept(tmp_path, monkeypatch):
+    net = [cnn.Conv2d(16, 3, padding=1), cnn.Conv2d(16, 3, padding=1), cnn.GlobalAvgPool2d()]
+    assert cnn.Model(net, (16, 16, 3)).precision == "fast"
+    monkeypatch.setenv("CNNCORE_PRECISION", "exact")
+    model = cnn.Model(net, (16, 16, 3))
+    model.save(tmp_path / "model.npz")
+    monkeypatch.setenv("CNNCORE_PRECISION", "wrong")
+    with pytest.raises(ValueError, match="CNNCORE_PRECISION must be 'fast' or 'exact'"):
+        cnn.Model(net, (16, 16, 3))
+    monkeypatch.delenv("CNNCORE_PRECISION")
+    assert cnn.load(tmp_path / "model.npz").precision == model.clone().precision == "exact"
+    with pytest.raises(ValueError, match="precision must be"):
+        cnn.Model(net, (16, 16, 3), precision="double")
+
+
+def test_a_net_with_it_passes_gradcheck_and_predicts_row_by_row():
+    net = [
+        cnn.Conv2d(16, 3, padding=1), cnn.Tanh(), cnn.Conv2d(16, 3, padding=1), cnn.BatchNorm(),
+        cnn.ReLU(), cnn.GlobalAvgPool2d(), cnn.Affine(4),
+    ]  # fmt: skip
+    random = np.random.RandomState(0)
+    x, y = random.standard_normal((6, 16, 16, 2)), random.randint(0, 4, 6)
+    model = cnn.Model(net, (16, 16, 2), dtype="float64")
+    assert chosen(model)["2.backward"] == 3
+    assert cnn.gradcheck(model, x[:2], y[:2], num_checks=4, verbose=False)
+    single = cnn.Model(net, (16, 16, 2))
+    whole = single.scores(x)
+    assert all(np.array_equal(single.scores(x[i : i + 1])[0], whole[i]) for i in range(6))
