@@ -15,14 +15,17 @@ def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
     return relu_into_batchnorm_backward(rectified, keep)
 
 
-# Where F(4x4, 3x3) is faster than the direct sum, on every instruction set and for both dtypes
-# (`benchmarks/run.py winograd` measures it): from these channels on, with no more outputs computed for
-# one wanted (tiles reach beyond the image), and with enough tiles to pay for the filters.
-CHANNELS, WASTE, TILES, TILES_OF_IMAGE = 16, 2.6, 8, 16
+# Sides of the tiles of outputs that src/winograd.h has for a filter's side.
+TILES = {3: (4, 2), 5: (2,)}
+# Where they are faster than the direct sum, on every instruction set and for both dtypes, as
+# `benchmarks/run.py winograd` measures it: from these channels on, where so many times fewer
+# products remain (tiles reach beyond the image), and with enough tiles to pay for transforming the
+# filters, in a training batch or in one example.
+CHANNELS, SAVING, TILES_OF_BATCH, TILES_OF_EXAMPLE = 16, 1.5, 8, 16
 
 
 def by_winograd(ops: Sequence[Op], capacity: int, inference: bool) -> list[Op]:
-    """Convolutions with 3x3 filters by Winograd's algorithm (src/winograd.h) where it is faster.
+    """Convolutions at stride 1 by Winograd's algorithm (src/winograd.h) where it is faster.
 
     The choice depends on shapes alone; at test time on those of one example, so that an example's
     result does not depend on how many it comes with."""
@@ -32,27 +35,34 @@ def by_winograd(ops: Sequence[Op], capacity: int, inference: bool) -> list[Op]:
 def _by_winograd(op: Op, capacity: int, inference: bool) -> Op:
     (r, s, c, k), image = op.inputs["w"].shape, op.inputs["x"].shape[1:3]
     padding = op.attributes["padding"]
-    if (r, s) != (3, 3) or tuple(op.attributes["stride"]) != (1, 1) or max(padding) > 2:
+    if r != s or r not in TILES or tuple(op.attributes["stride"]) != (1, 1) or max(padding) >= r:
         return op
     if min(c, k) < CHANNELS:
         return op
-    result = tuple(
-        size + before + after - 2
+
+    def tile(made: Sequence[int]) -> int:
+        """The tile's side for a result of this size, 0 for the direct sum."""
+        counts = {m: prod(-(-size // m) for size in made) for m in TILES[r]}
+        saving = {m: r**2 * prod(made) / ((m + r - 1) ** 2 * counts[m]) for m in TILES[r]}
+        best = max(TILES[r], key=lambda m: saving[m])
+        tiles, least = (
+            (counts[best], TILES_OF_EXAMPLE)
+            if inference
+            else (counts[best] * capacity, TILES_OF_BATCH)
+        )
+        return best if saving[best] >= SAVING and tiles >= least else 0
+
+    result = [
+        size + before + after - r + 1
         for size, before, after in zip(image, padding[::2], padding[1::2], strict=True)
-    )
-
-    def pays(made: tuple[int, ...]) -> bool:
-        tiles = prod(-(-size // 4) for size in made)
-        enough = tiles >= TILES_OF_IMAGE if inference else tiles * capacity >= TILES
-        return enough and 16 * tiles <= WASTE * prod(made)
-
+    ]
     if op.function == "forward":
-        passes = int(pays(result))
+        found = {"winograd": tile(result)}
     else:
-        passes = pays(image) * ("dx" in op.outputs) + 2 * pays(result) * ("dw" in op.outputs)
-    if not passes:
-        return op
-    return replace(op, fused=op.fused | {"winograd": passes}, replaces=op.plain())
+        wanted = {"winograd_dx": ("dx", image), "winograd_dw": ("dw", result)}
+        found = {n: tile(made) for n, (name, made) in wanted.items() if name in op.outputs}
+    found = {name: m for name, m in found.items() if m}
+    return replace(op, fused=op.fused | found, replaces=op.plain()) if found else op
 
 
 def share_gradient_of_add(ops: Sequence[Op]) -> list[Op]:

@@ -1,93 +1,143 @@
 #include "winograd.h"
 
-/* The points +-a and +-b, and what the transforms are made of. */
-static const real a1 = 0.75, b1 = 1.5;
-#define A2 (a1 * a1)
-#define B2 (b1 * b1)
-#define BOTH (A2 * B2)
-#define SUM (A2 + B2)
+/* One-dimensional transforms. A tile of 6 has the points 0, +-a, +-b and infinity, one of 4 has 0,
+ * +-a and infinity. `size` is the tile's, `count` the outputs' or the filter's. */
+CN_INLINE real point_a(const int size) { return size == 6 ? (real)0.75 : 1; }
+static const real point_b = 1.5;
 
-/* B^T d: the input's values for each point. */
-CN_INLINE void input_points(const vec d[6], vec out[6]) {
-    vec even_a = d[4] - B2 * d[2], odd_a = a1 * (d[3] - B2 * d[1]);
-    vec even_b = d[4] - A2 * d[2], odd_b = b1 * (d[3] - A2 * d[1]);
-    out[0] = BOTH * d[0] - SUM * d[2] + d[4];
-    out[1] = even_a + odd_a;
-    out[2] = even_a - odd_a;
-    out[3] = even_b + odd_b;
-    out[4] = even_b - odd_b;
-    out[5] = BOTH * d[1] - SUM * d[3] + d[5];
-}
-
-/* G g: the filter's, divided by the products of differences of the points. */
-CN_INLINE void filter_points(const vec g[3], vec out[6]) {
-    const real at_0 = 1 / BOTH, at_a = 1 / (2 * A2 * (A2 - B2)), at_b = 1 / (2 * B2 * (B2 - A2));
-    vec even_a = at_a * (g[0] + A2 * g[2]), odd_a = at_a * a1 * g[1];
-    vec even_b = at_b * (g[0] + B2 * g[2]), odd_b = at_b * b1 * g[1];
-    out[0] = at_0 * g[0];
-    out[1] = even_a + odd_a;
-    out[2] = even_a - odd_a;
-    out[3] = even_b + odd_b;
-    out[4] = even_b - odd_b;
-    out[5] = g[2];
-}
-
-/* A^T m: four outputs from the products. */
-CN_INLINE void outputs(const vec m[6], vec y[4]) {
-    vec sum_a = m[1] + m[2], difference_a = m[1] - m[2];
-    vec sum_b = m[3] + m[4], difference_b = m[3] - m[4];
-    y[0] = m[0] + sum_a + sum_b;
-    y[1] = a1 * difference_a + b1 * difference_b;
-    y[2] = A2 * sum_a + B2 * sum_b;
-    y[3] = A2 * a1 * difference_a + B2 * b1 * difference_b + m[5];
-}
-
-/* The transposes of the last two, for the gradient of the filters. */
-CN_INLINE void output_points(const vec g[4], vec out[6]) {
-    vec even_a = g[0] + A2 * g[2], odd_a = a1 * (g[1] + A2 * g[3]);
-    vec even_b = g[0] + B2 * g[2], odd_b = b1 * (g[1] + B2 * g[3]);
-    out[0] = g[0];
-    out[1] = even_a + odd_a;
-    out[2] = even_a - odd_a;
-    out[3] = even_b + odd_b;
-    out[4] = even_b - odd_b;
-    out[5] = g[3];
-}
-CN_INLINE void filter_sums(const vec u[6], vec g[3]) {
-    const real at_0 = 1 / BOTH, at_a = 1 / (2 * A2 * (A2 - B2)), at_b = 1 / (2 * B2 * (B2 - A2));
-    vec sum_a = at_a * (u[1] + u[2]), difference_a = at_a * a1 * (u[1] - u[2]);
-    vec sum_b = at_b * (u[3] + u[4]), difference_b = at_b * b1 * (u[3] - u[4]);
-    g[0] = at_0 * u[0] + sum_a + sum_b;
-    g[1] = difference_a + difference_b;
-    g[2] = A2 * sum_a + B2 * sum_b + u[5];
-}
-
-/* A transform of columns and then rows: out (after, after) of in (before, before). */
-#define BOTH_WAYS(name, one_way, before, after)                                                    \
-    CN_INLINE void name(const vec in[before][before], vec out[after][after]) {                     \
-        vec half[before][after];                                                                   \
-        _Pragma("GCC unroll 6") for (int j = 0; j < before; j++) {                                 \
-            vec column[before], points[after];                                                     \
-            _Pragma("GCC unroll 6") for (int i = 0; i < before; i++) column[i] = in[i][j];         \
-            one_way(column, points);                                                               \
-            _Pragma("GCC unroll 6") for (int i = 0; i < after; i++) half[j][i] = points[i];        \
-        }                                                                                          \
-        _Pragma("GCC unroll 6") for (int i = 0; i < after; i++) {                                  \
-            vec row[before];                                                                       \
-            _Pragma("GCC unroll 6") for (int j = 0; j < before; j++) row[j] = half[j][i];          \
-            one_way(row, out[i]);                                                                  \
-        }                                                                                          \
+/* B^T d: the input as values at the points. */
+CN_INLINE void input_points(const int size, const vec *d, vec *out) {
+    const real a = point_a(size), b = point_b, aa = a * a, bb = b * b;
+    if (size == 4) {
+        out[0] = d[2] - d[0];
+        out[1] = d[2] + d[1];
+        out[2] = d[2] - d[1];
+        out[3] = d[3] - d[1];
+        return;
     }
-BOTH_WAYS(transform_input, input_points, 6, 6)
-BOTH_WAYS(transform_filter, filter_points, 3, 6)
-BOTH_WAYS(transform_output, outputs, 6, 4)
-BOTH_WAYS(transform_gradient, output_points, 4, 6)
-BOTH_WAYS(transform_sums, filter_sums, 6, 3)
+    vec even_a = d[4] - bb * d[2], odd_a = a * (d[3] - bb * d[1]);
+    vec even_b = d[4] - aa * d[2], odd_b = b * (d[3] - aa * d[1]);
+    out[0] = aa * bb * d[0] - (aa + bb) * d[2] + d[4];
+    out[1] = even_a + odd_a;
+    out[2] = even_a - odd_a;
+    out[3] = even_b + odd_b;
+    out[4] = even_b - odd_b;
+    out[5] = aa * bb * d[1] - (aa + bb) * d[3] + d[5];
+}
+
+/* The polynomial with coefficients g at +-point. */
+CN_INLINE void at_both(const int count, real point, const vec *g, vec *out) {
+    vec even = g[0], odd = point * g[1];
+    real power = point;
+#pragma GCC unroll 6
+    for (int i = 2; i < count; i++) {
+        power *= point;
+        if (i % 2)
+            odd += power * g[i];
+        else
+            even += power * g[i];
+    }
+    out[0] = even + odd;
+    out[1] = even - odd;
+}
+
+/* Values at the points of the polynomial with coefficients g; its transpose follows. */
+CN_INLINE void evaluate(const int size, const int count, const vec *g, vec *out) {
+    out[0] = g[0];
+    at_both(count, point_a(size), g, out + 1);
+    if (size == 6) at_both(count, point_b, g, out + 3);
+    out[size - 1] = g[count - 1];
+}
+CN_INLINE void combine(const int size, const int count, const vec *u, vec *out) {
+    vec sum_a = u[1] + u[2], difference_a = u[1] - u[2], sum_b = {0}, difference_b = {0};
+    if (size == 6) sum_b = u[3] + u[4], difference_b = u[3] - u[4];
+    real power_a = 1, power_b = 1;
+#pragma GCC unroll 6
+    for (int i = 0; i < count; i++) {
+        out[i] = power_a * (i % 2 ? difference_a : sum_a);
+        if (size == 6) out[i] += power_b * (i % 2 ? difference_b : sum_b);
+        power_a *= point_a(size);
+        power_b *= point_b;
+    }
+    out[0] += u[0];
+    out[count - 1] += u[size - 1];
+}
+
+/* Divides values at the points by the products of their differences from the other points. */
+CN_INLINE void divide(const int size, const vec *in, vec *out) {
+    const real a = point_a(size), b = point_b, aa = a * a, bb = size == 6 ? b * b : 0;
+    out[0] = (size == 6 ? 1 / (aa * bb) : -1 / aa) * in[0];
+    out[1] = 1 / (2 * aa * (size == 6 ? aa - bb : 1)) * in[1];
+    out[2] = 1 / (2 * aa * (size == 6 ? aa - bb : 1)) * in[2];
+    if (size == 6) {
+        out[3] = 1 / (2 * bb * (bb - aa)) * in[3];
+        out[4] = 1 / (2 * bb * (bb - aa)) * in[4];
+    }
+    out[size - 1] = in[size - 1];
+}
+
+typedef enum { INPUT, FILTER, OUTPUT, GRADIENT, FILTER_SUMS } transform_kind;
+
+CN_INLINE void one_way(const transform_kind kind, const int size, const int count, const vec *in,
+                       vec *out) {
+    vec between[6];
+    switch (kind) {
+    case INPUT:
+        input_points(size, in, out);
+        break;
+    case FILTER:
+        evaluate(size, count, in, between);
+        divide(size, between, out);
+        break;
+    case OUTPUT:
+        combine(size, count, in, out);
+        break;
+    case GRADIENT:
+        evaluate(size, count, in, out);
+        break;
+    case FILTER_SUMS:
+        divide(size, in, between);
+        combine(size, count, between, out);
+        break;
+    }
+}
+
+/* Columns and then rows: out (after, after) of in (before, before). */
+CN_INLINE void transform(const transform_kind kind, const int size, const int count,
+                         const vec in[6][6], vec out[6][6]) {
+    const int before = kind == FILTER || kind == GRADIENT ? count : size;
+    const int after = kind == OUTPUT || kind == FILTER_SUMS ? count : size;
+    vec half[6][6];
+#pragma GCC unroll 6
+    for (int j = 0; j < before; j++) {
+        vec column[6], points[6];
+#pragma GCC unroll 6
+        for (int i = 0; i < before; i++) column[i] = in[i][j];
+        one_way(kind, size, count, column, points);
+#pragma GCC unroll 6
+        for (int i = 0; i < after; i++) half[i][j] = points[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < after; i++) one_way(kind, size, count, half[i], out[i]);
+}
+
+/* Each of the functions below is compiled for every pair of a tile's outputs and a filter. */
+#define FOR_EACH_FORM(g, call)                                                                     \
+    do {                                                                                           \
+        if ((g)->m == 4)                                                                           \
+            call(4, 3);                                                                            \
+        else if ((g)->r == 3)                                                                      \
+            call(2, 3);                                                                            \
+        else                                                                                       \
+            call(2, 5);                                                                            \
+    } while (0)
+
+static ptrdiff_t points(const winograd *g) { return (g->m + g->r - 1) * (g->m + g->r - 1); }
 
 /* Filters: u[point] is a (c, k) matrix in panels. */
 
 ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
-    return WINOGRAD_POINTS * gemm_packed_size(g->c, g->k);
+    return points(g) * gemm_packed_size(g->c, g->k);
 }
 
 /* Rows of c that a chunk transforms, of one panel. */
@@ -97,48 +147,59 @@ ptrdiff_t CN(winograd_filter_chunks)(const winograd *g) {
     return gemm_panels(g->k) * cn_ceil_div(g->c, FILTER_ROWS);
 }
 
-/* The nine taps of VL rows from c0 and of up to VL columns from k0: tap[r][s][row]. */
-CN_INLINE void read_taps(const winograd *g, const real *w, int turned, ptrdiff_t c0, ptrdiff_t k0,
-                         vec tap[3][3][VL]) {
-    for (int r = 0; r < 3; r++)
-        for (int s = 0; s < 3; s++)
+/* The taps of VL rows from c0 and of up to VL columns from k0: tap[r][s][row]. */
+CN_INLINE void read_taps(const int r, const winograd *g, const real *w, int turned, ptrdiff_t c0,
+                         ptrdiff_t k0, vec tap[5][5][VL]) {
+    for (int i = 0; i < r; i++)
+        for (int j = 0; j < r; j++)
             if (turned) {
-                const real *from = w + ((2 - r) * 3 + 2 - s) * g->k * g->c + k0 * g->c + c0;
-                for (int i = 0; i < VL; i++)
-                    tap[r][s][i] = k0 + i < g->k ? v_load_n(from + i * g->c, g->c - c0) : (vec){0};
-                v_transpose(tap[r][s]);
+                const real *from = w + ((r - 1 - i) * r + r - 1 - j) * g->k * g->c + k0 * g->c + c0;
+                for (int row = 0; row < VL; row++)
+                    tap[i][j][row] =
+                        k0 + row < g->k ? v_load_n(from + row * g->c, g->c - c0) : (vec){0};
+                v_transpose(tap[i][j]);
             } else {
-                const real *from = w + (r * 3 + s) * g->c * g->k + c0 * g->k + k0;
-                for (int i = 0; i < VL; i++)
-                    tap[r][s][i] = c0 + i < g->c ? v_load_n(from + i * g->k, g->k - k0) : (vec){0};
+                const real *from = w + (i * r + j) * g->c * g->k + c0 * g->k + k0;
+                for (int row = 0; row < VL; row++)
+                    tap[i][j][row] =
+                        c0 + row < g->c ? v_load_n(from + row * g->k, g->k - k0) : (vec){0};
             }
 }
 
-void CN(winograd_filter)(const winograd *g, const real *w, int turned, real *u, ptrdiff_t chunk) {
+CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w, int turned,
+                      real *u, ptrdiff_t chunk) {
+    const int size = m + r - 1;
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels;
     ptrdiff_t first = chunk / panels * FILTER_ROWS, end = cn_min(g->c, first + FILTER_ROWS);
     ptrdiff_t j0 = panel * GEMM_NR, pitch = cn_round_up(gemm_panel_width(g->k, panel), VL);
     ptrdiff_t point = gemm_packed_size(g->c, g->k);
-    vec tap[3][3][VL];
+    vec tap[5][5][VL];
     for (ptrdiff_t c0 = first; c0 < end; c0 += VL)
         for (ptrdiff_t j = 0; j < pitch; j += VL) {
-            read_taps(g, w, turned, c0, j0 + j, tap);
-            for (ptrdiff_t i = 0; i < cn_min(VL, end - c0); i++) {
-                vec in[3][3], out[6][6];
-                for (int r = 0; r < 3; r++)
-                    for (int s = 0; s < 3; s++) in[r][s] = tap[r][s][i];
-                transform_filter(in, out);
-                real *to = u + g->c * j0 + (c0 + i) * pitch + j;
-                for (int t = 0; t < WINOGRAD_POINTS; t++)
-                    v_store(to + t * point, out[t / 6][t % 6]);
+            read_taps(r, g, w, turned, c0, j0 + j, tap);
+            for (ptrdiff_t row = 0; row < cn_min(VL, end - c0); row++) {
+                vec in[6][6], out[6][6];
+#pragma GCC unroll 25
+                for (int i = 0; i < r * r; i++) in[i / r][i % r] = tap[i / r][i % r][row];
+                transform(FILTER, size, r, in, out);
+                real *to = u + g->c * j0 + (c0 + row) * pitch + j;
+#pragma GCC unroll 36
+                for (int i = 0; i < size * size; i++)
+                    v_store(to + i * point, out[i / size][i % size]);
             }
         }
 }
 
+void CN(winograd_filter)(const winograd *g, const real *w, int turned, real *u, ptrdiff_t chunk) {
+#define CALL(m, r) filter(m, r, g, w, turned, u, chunk)
+    FOR_EACH_FORM(g, CALL);
+#undef CALL
+}
+
 /* Tiles, counted over rows, columns and images. */
 
-static ptrdiff_t tiles_down(const winograd *g) { return cn_ceil_div(g->p, WINOGRAD_TILE); }
-static ptrdiff_t tiles_across(const winograd *g) { return cn_ceil_div(g->q, WINOGRAD_TILE); }
+static ptrdiff_t tiles_down(const winograd *g) { return cn_ceil_div(g->p, g->m); }
+static ptrdiff_t tiles_across(const winograd *g) { return cn_ceil_div(g->q, g->m); }
 static ptrdiff_t tiles_of(const winograd *g) { return g->n * tiles_down(g) * tiles_across(g); }
 
 typedef struct {
@@ -147,59 +208,66 @@ typedef struct {
 
 static place place_of(const winograd *g, ptrdiff_t tile) {
     ptrdiff_t across = tiles_across(g), down = tiles_down(g);
-    return (place){tile / across / down, tile / across % down * WINOGRAD_TILE,
-                   tile % across * WINOGRAD_TILE};
+    return (place){tile / across / down, tile / across % down * g->m, tile % across * g->m};
 }
 
-/* Tiles of one block at most: their transforms stay near. One line more between two points, since
- * powers of two would fall into the same set of the cache. */
+/* Tiles of one block at most: their transforms stay near. */
 enum { BLOCK = 48 };
-static ptrdiff_t point_size(ptrdiff_t channels) {
-    return BLOCK * cn_round_up(channels, VL) + 64 / (ptrdiff_t)sizeof(real);
+
+/* From tile to tile, and from point to point. A little more than the channels need: powers of two
+ * would fall into the same few sets of the cache. */
+static ptrdiff_t tile_pitch(ptrdiff_t channels) {
+    return cn_round_up(channels, VL) + (channels >= 128 ? VL : 0);
+}
+static ptrdiff_t point_size(ptrdiff_t pitch) {
+    return BLOCK * pitch + 64 / (ptrdiff_t)sizeof(real);
 }
 
 /* v[point][tile][channel] of `count` tiles from the first: B^T x B. `zero` holds channels zeros. */
-static void read_tiles(const winograd *g, const real *x, ptrdiff_t first, ptrdiff_t count, real *v,
-                       const real *zero) {
-    ptrdiff_t c = g->c, point = point_size(c), pitch = cn_round_up(c, VL);
+CN_INLINE void read_tiles(const int m, const int r, const winograd *g, const real *x,
+                          ptrdiff_t first, ptrdiff_t count, real *v, const real *zero) {
+    const int size = m + r - 1;
+    ptrdiff_t c = g->c, pitch = tile_pitch(c), point = point_size(pitch);
     for (ptrdiff_t t = 0; t < count; t++) {
         place at = place_of(g, first + t);
-        const real *pixel[6][6];
-        for (ptrdiff_t i = 0; i < 6; i++)
-            for (ptrdiff_t j = 0; j < 6; j++) {
+        const real *pixel[36];
+        for (ptrdiff_t i = 0; i < size; i++)
+            for (ptrdiff_t j = 0; j < size; j++) {
                 ptrdiff_t row = at.row - g->top + i, column = at.column - g->left + j;
                 int inside = row >= 0 && row < g->h && column >= 0 && column < g->w;
-                pixel[i][j] = inside ? x + ((at.image * g->h + row) * g->w + column) * c : zero;
+                pixel[i * size + j] =
+                    inside ? x + ((at.image * g->h + row) * g->w + column) * c : zero;
             }
         for (ptrdiff_t l = 0; l < c; l += VL) {
             vec in[6][6], out[6][6];
 #pragma GCC unroll 36
-            for (int i = 0; i < WINOGRAD_POINTS; i++)
-                in[i / 6][i % 6] = v_load_n(pixel[i / 6][i % 6] + l, c - l);
-            transform_input(in, out);
+            for (int i = 0; i < size * size; i++)
+                in[i / size][i % size] = v_load_n(pixel[i] + l, c - l);
+            transform(INPUT, size, 0, in, out);
 #pragma GCC unroll 36
-            for (int i = 0; i < WINOGRAD_POINTS; i++)
-                v_store(v + i * point + t * pitch + l, out[i / 6][i % 6]);
+            for (int i = 0; i < size * size; i++)
+                v_store(v + i * point + t * pitch + l, out[i / size][i % size]);
         }
     }
 }
 
-/* y of the tiles from m[point][tile][column], for `width` columns. */
-static void write_tiles(const winograd *g, const real *m, ptrdiff_t first, ptrdiff_t count,
-                        ptrdiff_t width, const real *bias, int relu, real *y) {
+/* y of the tiles from p[point][tile][column], for `width` columns. */
+CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const real *p,
+                           ptrdiff_t first, ptrdiff_t count, ptrdiff_t width, const real *bias,
+                           int relu, real *y) {
+    const int size = m + r - 1;
     ptrdiff_t point = point_size(GEMM_NR);
     for (ptrdiff_t t = 0; t < count; t++) {
         place at = place_of(g, first + t);
-        ptrdiff_t rows = cn_min(WINOGRAD_TILE, g->p - at.row);
-        ptrdiff_t columns = cn_min(WINOGRAD_TILE, g->q - at.column);
+        ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
         real *corner = y + ((at.image * g->p + at.row) * g->q + at.column) * g->k;
         for (ptrdiff_t j = 0; j < width; j += VL) {
-            vec in[6][6], out[4][4];
+            vec in[6][6], out[6][6];
             vec add = bias ? v_load_n(bias + j, width - j) : (vec){0};
 #pragma GCC unroll 36
-            for (int i = 0; i < WINOGRAD_POINTS; i++)
-                in[i / 6][i % 6] = v_load(m + i * point + t * GEMM_NR + j);
-            transform_output(in, out);
+            for (int i = 0; i < size * size; i++)
+                in[i / size][i % size] = v_load(p + i * point + t * GEMM_NR + j);
+            transform(OUTPUT, size, m, in, out);
             for (ptrdiff_t a = 0; a < rows; a++)
                 for (ptrdiff_t b = 0; b < columns; b++) {
                     vec value = out[a][b] + add;
@@ -211,34 +279,54 @@ static void write_tiles(const winograd *g, const real *m, ptrdiff_t first, ptrdi
 }
 
 ptrdiff_t CN(winograd_scratch)(const winograd *g) {
-    return WINOGRAD_POINTS * (point_size(g->c) + point_size(GEMM_NR)) + cn_round_up(g->c, VL);
+    return points(g) * (point_size(tile_pitch(g->c)) + point_size(GEMM_NR)) + cn_round_up(g->c, VL);
 }
 
-/* Not more than BLOCK tiles a chunk, and some chunks even of few tiles. */
-ptrdiff_t CN(winograd_chunks)(const winograd *g) {
+/* Filters that fill a good part of any cache are gone through one panel a chunk, and the input is
+ * transformed anew for each: otherwise each block of tiles would fetch all of them. */
+static ptrdiff_t panel_groups(const winograd *g) {
+    ptrdiff_t bytes = CN(winograd_filter_size)(g) * (ptrdiff_t)sizeof(real);
+    return bytes > 16 << 20 ? gemm_panels(g->k) : 1;
+}
+
+/* Not more than BLOCK tiles, and some chunks even of few tiles. */
+static ptrdiff_t tile_blocks(const winograd *g) {
     ptrdiff_t tiles = tiles_of(g);
-    return cn_max(cn_ceil_div(tiles, BLOCK), cn_min(8, cn_ceil_div(tiles, 16)));
+    ptrdiff_t wanted = cn_min(cn_ceil_div(8, panel_groups(g)), cn_ceil_div(tiles, 16));
+    return cn_max(cn_ceil_div(tiles, BLOCK), wanted);
+}
+
+ptrdiff_t CN(winograd_chunks)(const winograd *g) { return tile_blocks(g) * panel_groups(g); }
+
+CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, const real *u,
+                   const real *bias, int relu, real *y, ptrdiff_t chunk, real *scratch) {
+    const int count_points = (m + r - 1) * (m + r - 1);
+    ptrdiff_t tiles = tiles_of(g), blocks = tile_blocks(g), block = chunk % blocks;
+    ptrdiff_t first = cn_part(tiles, blocks, block);
+    ptrdiff_t count = cn_part(tiles, blocks, block + 1) - first;
+    ptrdiff_t panels = gemm_panels(g->k), groups = panel_groups(g), group = chunk / blocks;
+    ptrdiff_t pitch = tile_pitch(g->c), in_point = point_size(pitch);
+    ptrdiff_t out_point = point_size(GEMM_NR), matrix = gemm_packed_size(g->c, g->k);
+    real *v = scratch, *p = v + count_points * in_point, *zero = p + count_points * out_point;
+    memset(zero, 0, (size_t)g->c * sizeof(real));
+    read_tiles(m, r, g, x, first, count, v, zero);
+    ptrdiff_t end = cn_part(panels, groups, group + 1);
+    for (ptrdiff_t panel = cn_part(panels, groups, group); panel < end; panel++) {
+        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
+        for (int i = 0; i < count_points; i++) {
+            gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
+            CN(gemm)(&rows, count, u + i * matrix + g->c * j, cn_round_up(width, VL),
+                     p + i * out_point, GEMM_NR, (gemm_epilogue){NULL, 0, 0});
+        }
+        write_tiles(m, r, g, p, first, count, width, bias ? bias + j : NULL, relu, y + j);
+    }
 }
 
 void CN(winograd_run)(const winograd *g, const real *x, const real *u, const real *bias, int relu,
                       real *y, ptrdiff_t chunk, real *scratch) {
-    ptrdiff_t tiles = tiles_of(g), chunks = CN(winograd_chunks)(g);
-    ptrdiff_t first = cn_part(tiles, chunks, chunk);
-    ptrdiff_t count = cn_part(tiles, chunks, chunk + 1) - first;
-    ptrdiff_t in_point = point_size(g->c), out_point = point_size(GEMM_NR);
-    ptrdiff_t filter = gemm_packed_size(g->c, g->k);
-    real *v = scratch, *m = v + WINOGRAD_POINTS * in_point, *zero = m + WINOGRAD_POINTS * out_point;
-    memset(zero, 0, (size_t)g->c * sizeof(real));
-    read_tiles(g, x, first, count, v, zero);
-    for (ptrdiff_t panel = 0; panel < gemm_panels(g->k); panel++) {
-        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
-        for (int i = 0; i < WINOGRAD_POINTS; i++) {
-            gemm_rows rows = {v + i * in_point, cn_round_up(g->c, VL), 0, 1, g->c, 1, 1, 0};
-            CN(gemm)(&rows, count, u + i * filter + g->c * j, cn_round_up(width, VL),
-                     m + i * out_point, GEMM_NR, (gemm_epilogue){NULL, 0, 0});
-        }
-        write_tiles(g, m, first, count, width, bias ? bias + j : NULL, relu, y + j);
-    }
+#define CALL(m, r) run(m, r, g, x, u, bias, relu, y, chunk, scratch)
+    FOR_EACH_FORM(g, CALL);
+#undef CALL
 }
 
 /* Gradient of the filters: du[part][point] is a (c, k) matrix in panels, the sum of v^T z over the
@@ -260,52 +348,60 @@ ptrdiff_t CN(winograd_weights_chunks)(const winograd *g) {
 }
 
 /* z[point][tile][column] of up to GEMM_NR columns of dy; outside the image dy is 0. */
-static void read_gradients(const winograd *g, const real *dy, ptrdiff_t first, ptrdiff_t count,
-                           ptrdiff_t width, real *z) {
+CN_INLINE void read_gradients(const int m, const int r, const winograd *g, const real *dy,
+                              ptrdiff_t first, ptrdiff_t count, ptrdiff_t width, real *z) {
+    const int size = m + r - 1;
     ptrdiff_t point = point_size(GEMM_NR), pitch = cn_round_up(width, VL);
     for (ptrdiff_t t = 0; t < count; t++) {
         place at = place_of(g, first + t);
-        ptrdiff_t rows = cn_min(WINOGRAD_TILE, g->p - at.row);
-        ptrdiff_t columns = cn_min(WINOGRAD_TILE, g->q - at.column);
+        ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
         const real *corner = dy + ((at.image * g->p + at.row) * g->q + at.column) * g->k;
         for (ptrdiff_t j = 0; j < width; j += VL) {
-            vec in[4][4], out[6][6];
+            vec in[6][6], out[6][6];
 #pragma GCC unroll 16
-            for (int i = 0; i < 16; i++)
-                in[i / 4][i % 4] =
-                    i / 4 < rows && i % 4 < columns
-                        ? v_load_n(corner + (i / 4 * g->q + i % 4) * g->k + j, width - j)
+            for (int i = 0; i < m * m; i++)
+                in[i / m][i % m] =
+                    i / m < rows && i % m < columns
+                        ? v_load_n(corner + (i / m * g->q + i % m) * g->k + j, width - j)
                         : (vec){0};
-            transform_gradient(in, out);
+            transform(GRADIENT, size, m, in, out);
 #pragma GCC unroll 36
-            for (int i = 0; i < WINOGRAD_POINTS; i++)
-                v_store(z + i * point + t * pitch + j, out[i / 6][i % 6]);
+            for (int i = 0; i < size * size; i++)
+                v_store(z + i * point + t * pitch + j, out[i / size][i % size]);
         }
+    }
+}
+
+CN_INLINE void weights(const int m, const int r, const winograd *g, const real *x, const real *dy,
+                       real *du, ptrdiff_t chunk, real *scratch) {
+    const int count_points = (m + r - 1) * (m + r - 1);
+    ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
+    ptrdiff_t parts = weight_parts(g), j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
+    ptrdiff_t end = cn_part(tiles_of(g), parts, part + 1), pitch = cn_round_up(width, VL);
+    ptrdiff_t c_pitch = tile_pitch(g->c), matrix = gemm_packed_size(g->c, g->k);
+    ptrdiff_t in_point = point_size(c_pitch), out_point = point_size(GEMM_NR);
+    real *v = scratch, *z = v + count_points * in_point, *zero = z + count_points * out_point;
+    memset(zero, 0, (size_t)g->c * sizeof(real));
+    du += part * count_points * matrix + g->c * j;
+    int accumulate = 0;
+    for (ptrdiff_t first = cn_part(tiles_of(g), parts, part); first < end; first += BLOCK) {
+        ptrdiff_t count = cn_min(BLOCK, end - first);
+        read_tiles(m, r, g, x, first, count, v, zero);
+        read_gradients(m, r, g, dy + j, first, count, width, z);
+        for (int i = 0; i < count_points; i++) {
+            gemm_rows rows = {v + i * in_point, 1, 0, 1, count, c_pitch, 1, 0};
+            CN(gemm)(&rows, g->c, z + i * out_point, pitch, du + i * matrix, pitch,
+                     (gemm_epilogue){NULL, 0, accumulate});
+        }
+        accumulate = 1;
     }
 }
 
 void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real *du,
                           ptrdiff_t chunk, real *scratch) {
-    ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
-    ptrdiff_t parts = weight_parts(g), j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
-    ptrdiff_t end = cn_part(tiles_of(g), parts, part + 1), pitch = cn_round_up(width, VL);
-    ptrdiff_t in_point = point_size(g->c), out_point = point_size(GEMM_NR);
-    ptrdiff_t filter = gemm_packed_size(g->c, g->k), c_pitch = cn_round_up(g->c, VL);
-    real *v = scratch, *z = v + WINOGRAD_POINTS * in_point, *zero = z + WINOGRAD_POINTS * out_point;
-    memset(zero, 0, (size_t)g->c * sizeof(real));
-    du += part * WINOGRAD_POINTS * filter + g->c * j;
-    int accumulate = 0;
-    for (ptrdiff_t first = cn_part(tiles_of(g), parts, part); first < end; first += BLOCK) {
-        ptrdiff_t count = cn_min(BLOCK, end - first);
-        read_tiles(g, x, first, count, v, zero);
-        read_gradients(g, dy + j, first, count, width, z);
-        for (int i = 0; i < WINOGRAD_POINTS; i++) {
-            gemm_rows rows = {v + i * in_point, 1, 0, 1, count, c_pitch, 1, 0};
-            CN(gemm)(&rows, g->c, z + i * out_point, pitch, du + i * filter, pitch,
-                     (gemm_epilogue){NULL, 0, accumulate});
-        }
-        accumulate = 1;
-    }
+#define CALL(m, r) weights(m, r, g, x, dy, du, chunk, scratch)
+    FOR_EACH_FORM(g, CALL);
+#undef CALL
 }
 
 /* Rows of dw that one chunk makes. */
@@ -313,21 +409,31 @@ enum { COMBINE_ROWS = 8 };
 
 ptrdiff_t CN(winograd_combine_chunks)(const winograd *g) { return cn_ceil_div(g->c, COMBINE_ROWS); }
 
-void CN(winograd_combine)(const winograd *g, const real *du, real *dw, ptrdiff_t chunk) {
-    ptrdiff_t filter = gemm_packed_size(g->c, g->k), parts = weight_parts(g);
+CN_INLINE void weights_of(const int m, const int r, const winograd *g, const real *du, real *dw,
+                          ptrdiff_t chunk) {
+    const int size = m + r - 1;
+    ptrdiff_t matrix = gemm_packed_size(g->c, g->k), parts = weight_parts(g);
     for (ptrdiff_t l = chunk * COMBINE_ROWS; l < cn_min(g->c, (chunk + 1) * COMBINE_ROWS); l++)
         for (ptrdiff_t j = 0; j < g->k; j += VL) {
             ptrdiff_t panel = j / GEMM_NR, pitch = cn_round_up(gemm_panel_width(g->k, panel), VL);
             const real *from = du + g->c * panel * GEMM_NR + l * pitch + j % GEMM_NR;
-            vec in[6][6], out[3][3];
-            for (int i = 0; i < WINOGRAD_POINTS; i++) {
-                vec sum = v_load(from + i * filter);
+            vec in[6][6], out[6][6];
+#pragma GCC unroll 36
+            for (int i = 0; i < size * size; i++) {
+                vec sum = v_load(from + i * matrix);
                 for (ptrdiff_t part = 1; part < parts; part++)
-                    sum += v_load(from + (part * WINOGRAD_POINTS + i) * filter);
-                in[i / 6][i % 6] = sum;
+                    sum += v_load(from + (part * size * size + i) * matrix);
+                in[i / size][i % size] = sum;
             }
-            transform_sums(in, out);
-            for (int i = 0; i < 9; i++)
-                v_store_n(dw + (i * g->c + l) * g->k + j, out[i / 3][i % 3], g->k - j);
+            transform(FILTER_SUMS, size, r, in, out);
+#pragma GCC unroll 25
+            for (int i = 0; i < r * r; i++)
+                v_store_n(dw + (i * g->c + l) * g->k + j, out[i / r][i % r], g->k - j);
         }
+}
+
+void CN(winograd_combine)(const winograd *g, const real *du, real *dw, ptrdiff_t chunk) {
+#define CALL(m, r) weights_of(m, r, g, du, dw, chunk)
+    FOR_EACH_FORM(g, CALL);
+#undef CALL
 }

@@ -10,8 +10,10 @@ from cnncore import levels, reference
 from cnncore.plan import Op
 
 TWIN = reference.op("conv2d")
-A, B = 0.75, 1.5
-POINTS = np.array([0, A, -A, B, -B])
+# By a tile's size: all but infinity.
+POINTS = {6: np.array([0, 0.75, -0.75, 1.5, -1.5]), 4: np.array([0.0, 1, -1])}
+# Outputs and filter of a tile, as in src/winograd.h.
+FORMS = [(4, 3), (2, 3), (2, 5)]
 
 # n, h, w, c, k, padding
 SHAPES = [
@@ -22,24 +24,26 @@ SHAPES = [
     (40, 4, 4, 8, 24, 1),
     (9, 16, 16, 64, 64, 1),
     (2, 3, 3, 1, 1, 1),
+    (3, 4, 4, 330, 340, 1),  # filters that are gone through panel by panel
 ]
 
 
-def matrices():
-    """A^T (4, 6), G (6, 3) and B^T (6, 6) by Toom and Cook, from the points alone."""
-    n = len(POINTS)
-    evaluate = np.zeros((6, 6))
-    evaluate[:n] = POINTS[:, None] ** np.arange(6)
-    evaluate[n, 5] = 1
-    a, g = np.zeros((4, 6)), np.zeros((6, 3))
-    a[:, :n] = (POINTS[:, None] ** np.arange(4)).T
-    g[:n] = POINTS[:, None] ** np.arange(3)
-    a[3, n] = g[n, 2] = 1
+def matrices(m, r):
+    """A^T, G and B^T by Toom and Cook, from the points alone."""
+    size, points = m + r - 1, POINTS[m + r - 1]
+    evaluate = np.zeros((size, size))
+    evaluate[:-1] = points[:, None] ** np.arange(size)
+    evaluate[-1, -1] = 1
+    a, g = np.zeros((m, size)), np.zeros((size, r))
+    a[:, :-1] = (points[:, None] ** np.arange(m)).T
+    g[:-1] = points[:, None] ** np.arange(r)
+    a[-1, -1] = g[-1, -1] = 1
     return a, g, np.linalg.inv(evaluate).T
 
 
-def by_kernel(function, arrays, winograd, isa=None, threads=None, **attributes):
+def by_kernel(function, arrays, m, isa=None, threads=None, **attributes):
     """The compiled kernel with its switch set, as a plan sets it."""
+    names = ["winograd"] if function == "forward" else ["winograd_dx", "winograd_dw"]
     compiled = getattr(cnn.ops.conv2d, function)
     shapes = {name: array.shape for name, array in arrays.items()}
     results, canonical = compiled.infer(**shapes, **attributes)
@@ -47,50 +51,53 @@ def by_kernel(function, arrays, winograd, isa=None, threads=None, **attributes):
     outputs = {name: np.full(shape, np.nan, dtype) for name, shape in results.items()}
     canonical = TWIN.infer(arrays["x"].shape, arrays["w"].shape, **attributes).attributes
     compiled._run(
-        arrays | outputs, canonical | {"winograd": winograd}, {}, dtype, levels.choose(isa),
+        arrays | outputs, canonical | dict.fromkeys(names, m), {}, dtype, levels.choose(isa),
         threads, np.empty,
     )  # fmt: skip
     return outputs
 
 
-def draw(shape, dtype, seed=0, scale=1.0):
+def draw(shape, r, dtype, scale=1.0):
     n, h, w, c, k, padding = shape
-    random = np.random.RandomState(seed)
-    q = (n, h + 2 * padding - 2, w + 2 * padding - 2, k)
+    random = np.random.RandomState(0)
+    y = (n, h + 2 * padding - r + 1, w + 2 * padding - r + 1, k)
     x, filters, b, dy = (
         random.standard_normal(s).astype(dtype)
-        for s in ((n, h, w, c), (3, 3, c, k), (k,), q)
+        for s in ((n, h, w, c), (r, r, c, k), (k,), y)
     )  # fmt: skip
     return {"x": x * np.asarray(scale, dtype), "w": filters, "b": b}, dy
 
 
-def magnitude_of(x, w, padding):
+def magnitude_of(x, w, padding, m):
     """What rounding acts on: the algorithm with every matrix, input and filter made positive."""
-    a, g, b = map(abs, matrices())
+    r = len(w)
+    a, g, b = map(abs, matrices(m, r))
     n, h, width, c = x.shape
-    p, q = h + 2 * padding - 2, width + 2 * padding - 2
-    down, across = -(-p // 4), -(-q // 4)
-    bordered = np.zeros((n, 4 * down + 2, 4 * across + 2, c))
+    p, q = h + 2 * padding - r + 1, width + 2 * padding - r + 1
+    down, across = -(-p // m), -(-q // m)
+    bordered = np.zeros((n, m * down + r - 1, m * across + r - 1, c))
     bordered[:, padding : padding + h, padding : padding + width] = abs(x)[
-        :, : 4 * down + 2 - padding, : 4 * across + 2 - padding
+        :, : bordered.shape[1] - padding, : bordered.shape[2] - padding
     ]
     u = np.einsum("ai,bj,ijck->abck", g, g, abs(w).astype(float))
-    y = np.zeros((n, 4 * down, 4 * across, w.shape[3]))
+    y = np.zeros((n, m * down, m * across, w.shape[3]))
     for i, j in itertools.product(range(down), range(across)):
-        tile = bordered[:, 4 * i : 4 * i + 6, 4 * j : 4 * j + 6]
+        tile = bordered[:, m * i : m * i + m + r - 1, m * j : m * j + m + r - 1]
         v = np.einsum("ai,bj,nijc->nabc", b, b, tile)
-        m = np.einsum("nabc,abck->nabk", v, u)
-        y[:, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4] = np.einsum("pa,qb,nabk->npqk", a, a, m)
+        products = np.einsum("nabc,abck->nabk", v, u)
+        block = np.einsum("pa,qb,nabk->npqk", a, a, products)
+        y[:, m * i : m * i + m, m * j : m * j + m] = block
     return y[:, :p, :q]
 
 
-def passes(shape, dtype, isa=None, threads=None, **more):
+def passes(shape, dtype, isa=None, threads=None, form=(4, 3), **more):
     """All three passes by the kernel, and by the twin in float64."""
-    arrays, dy = draw(shape, dtype, **more)
+    m, r = form
+    arrays, dy = draw(shape, r, dtype, **more)
     padding = shape[5]
-    found = by_kernel("forward", arrays, 1, isa, threads, padding=padding)
+    found = by_kernel("forward", arrays, m, isa, threads, padding=padding)
     given = {"dy": dy, "x": arrays["x"], "w": arrays["w"]}
-    found |= by_kernel("backward", given, 3, isa, threads, padding=padding)
+    found |= by_kernel("backward", given, m, isa, threads, padding=padding)
     exact = {name: array.astype(np.float64) for name, array in arrays.items()}
     wide = {"x": exact["x"], "w": exact["w"], "dy": dy.astype(np.float64)}
     attributes = TWIN.infer(exact["x"].shape, exact["w"].shape, padding=padding).attributes
@@ -106,30 +113,36 @@ def within(found, expected, bound):
 @pytest.mark.parametrize("isa", levels.available())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_pass_is_within_what_rounding_can_do(shape, dtype, isa):
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_every_pass_is_within_what_rounding_can_do(form, shape, dtype, isa):
     """Each value is a sum of c products with a dozen roundings on the way in and out."""
-    found, expected, arrays, dy = passes(shape, dtype, isa)
+    m, r = form
+    if min(shape[1:3]) + 2 * shape[5] < r:
+        shape = (*shape[:5], 2)
+    found, expected, arrays, dy = passes(shape, dtype, isa, form=form)
     eps = np.finfo(dtype).eps / 2
     c, k, padding = shape[3:]
-    y = magnitude_of(arrays["x"], arrays["w"], padding) + abs(arrays["b"])
+    y = magnitude_of(arrays["x"], arrays["w"], padding, m) + abs(arrays["b"])
     assert within(found["y"], expected["y"], (c + 40) * eps * y)
     turned = arrays["w"][::-1, ::-1].transpose(0, 1, 3, 2)
-    dx = magnitude_of(dy, turned, 2 - padding)
+    dx = magnitude_of(dy, turned, r - 1 - padding, m)
     assert within(found["dx"], expected["dx"], (k + 40) * eps * dx)
     # dw sums over tiles, not channels; its products have the same factors.
-    tiles = np.prod([-(-s // 4) for s in expected["y"].shape[1:3]]) * shape[0]
-    largest = abs(matrices()[2]).sum(1).max() ** 2 * abs(matrices()[0]).sum(0).max() ** 2
-    dw = largest * abs(arrays["x"]).max() * abs(dy).max() * 36 * tiles
+    tiles = np.prod([-(-s // m) for s in expected["y"].shape[1:3]]) * shape[0]
+    a, g, b = map(abs, matrices(m, r))
+    largest = (b.sum(1).max() * a.sum(0).max() * g.sum(0).max()) ** 2
+    dw = largest * abs(arrays["x"]).max() * abs(dy).max() * tiles
     assert within(found["dw"], expected["dw"], (min(tiles, 96) + 40) * eps * dw)
     assert within(found["db"], expected["db"], 1e-3 if dtype == "float32" else 1e-11)
 
 
+@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_error_is_near_that_of_the_direct_sum(dtype):
-    """Root mean square, of unit inputs: measured 2.0 to 2.5 (y, dx) and 1.8 to 4.1 (dw) times the
-    direct kernel's; the usual points 0, +-1, +-2 would give twice as much."""
+def test_the_error_is_near_that_of_the_direct_sum(dtype, form):
+    """Root mean square, of unit inputs: F(4x4, 3x3) has 2.0 to 2.5 (y, dx), 1.8 to 4.1 (dw) times
+    the direct kernel's; the usual points 0, +-1, +-2 would give twice as much."""
     shape = (8, 16, 16, 64, 64, 1)
-    found, expected, arrays, dy = passes(shape, dtype)
+    found, expected, arrays, dy = passes(shape, dtype, form=form)
     given = {"dy": dy, "x": arrays["x"], "w": arrays["w"]}
     direct = by_kernel("forward", arrays, 0, padding=1) | by_kernel("backward", given, 0, padding=1)
     for name, limit in (("y", 3), ("dx", 3), ("dw", 6)):
@@ -148,7 +161,7 @@ def test_rows_and_channels_of_any_scale_stay_within_the_bound(dtype):
     scale[5] *= 1e5
     scale[:, 8] *= 1e-5
     found, expected, arrays, _ = passes(shape, dtype, scale=scale)
-    y = magnitude_of(arrays["x"], arrays["w"], 1) + abs(arrays["b"])
+    y = magnitude_of(arrays["x"], arrays["w"], 1, 4) + abs(arrays["b"])
     assert within(found["y"], expected["y"], 56 * np.finfo(dtype).eps / 2 * y)
 
 
@@ -172,67 +185,78 @@ def test_real_activations_are_as_exact_as_random_ones():
     )["y"]
     errors = [
         np.sqrt(((by_kernel("forward", arrays, way, padding=1)["y"] - expected) ** 2).mean())
-        for way in (1, 0)
+        for way in (4, 0)
     ]
     assert errors[0] < 4 * errors[1]
-    y = magnitude_of(x, arrays["w"], 1) + abs(arrays["b"])
-    found = by_kernel("forward", arrays, 1, padding=1)["y"]
+    y = magnitude_of(x, arrays["w"], 1, 4) + abs(arrays["b"])
+    found = by_kernel("forward", arrays, 4, padding=1)["y"]
     assert within(found, expected, 72 * np.finfo("float32").eps / 2 * y)
 
 
 @pytest.mark.parametrize("isa", levels.available())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_any_number_of_threads_gives_the_same_bits(dtype, isa):
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_any_number_of_threads_gives_the_same_bits(form, dtype, isa):
     shape = (9, 12, 10, 24, 40, 1)
-    found = [passes(shape, dtype, isa, threads)[0] for threads in (1, 2, 3, 8)]
+    found = [passes(shape, dtype, isa, threads, form)[0] for threads in (1, 2, 3, 8)]
     for other in found[1:]:
         for name, array in other.items():
             assert np.array_equal(array, found[0][name]), name
 
 
 def test_nan_and_infinity_stay_visible():
-    arrays, _ = draw((1, 8, 8, 16, 16, 1), "float32")
+    arrays, _ = draw((1, 8, 8, 16, 16, 1), 3, "float32")
     arrays["x"][0, 3, 3, 0] = np.nan
-    assert np.isnan(by_kernel("forward", arrays, 1, padding=1)["y"][0, 2:5, 2:5]).all()
+    assert np.isnan(by_kernel("forward", arrays, 4, padding=1)["y"][0, 2:5, 2:5]).all()
 
 
 @pytest.mark.parametrize(
-    ("attributes", "filters"),
-    [({"stride": 2, "padding": 1}, 3), ({"padding": 2}, 5), ({"padding": 3}, 3)],
-)
-def test_the_kernel_refuses_what_it_cannot_do(attributes, filters):
+    ("attributes", "filters", "m"),
+    [
+        ({"stride": 2, "padding": 1}, 3, 4), ({"padding": 2}, 5, 4), ({"padding": 3}, 3, 4),
+        ({}, 3, 3), ({}, 3, 1), ({}, 3, -2), ({"padding": 5}, 5, 2), ({}, 7, 2),
+    ],
+)  # fmt: skip
+def test_the_kernel_refuses_what_it_cannot_do(attributes, filters, m):
     x = np.zeros((1, 12, 12, 16), np.float32)
     w = np.zeros((filters, filters, 16, 16), np.float32)
     with pytest.raises(ValueError, match="winograd needs"):
-        by_kernel("forward", {"x": x, "w": w}, 1, **attributes)
+        by_kernel("forward", {"x": x, "w": w}, m, **attributes)
 
 
-def chosen(model, kind="gradients", batch_size=32) -> dict[str, int]:
+def chosen(model, kind="gradients", batch_size=32):
+    """The tiles' sides by layer and pass; of a backward pass for dx and dw."""
     ops: list[Op] = model.plan(kind, batch_size).ops
-    return {f"{op.layer}.{op.function}": op.fused.get("winograd", 0) for op in ops if op.layer}
+    found = {}
+    for op in ops:
+        names = ["winograd"] if op.function == "forward" else ["winograd_dx", "winograd_dw"]
+        found[f"{op.layer}.{op.function}"] = tuple(op.fused.get(name, 0) for name in names)
+    return found
 
 
 def test_plans_choose_it_by_shape():
     net = [
         cnn.Conv2d(16, 3, padding=1), cnn.ReLU(), cnn.Conv2d(32, 3, padding=1, name="yes"),
         cnn.Conv2d(32, 3, padding=1, stride=2, name="strided"), cnn.Conv2d(32, 1, name="one"),
-        cnn.Conv2d(32, 3, padding=1, name="small"), cnn.MaxPool2d(4),
-        cnn.Conv2d(32, 3, padding=1, name="tiny"), cnn.GlobalAvgPool2d(), cnn.Affine(10),
+        cnn.Conv2d(32, 5, padding=2, name="five"), cnn.Conv2d(32, 3, padding=1, name="small"),
+        cnn.MaxPool2d(4), cnn.Conv2d(32, 3, padding=1, name="tiny"),
+        cnn.Conv2d(8, 3, padding=1, name="few"), cnn.GlobalAvgPool2d(), cnn.Affine(10),
     ]  # fmt: skip
     model = cnn.Model(net, (16, 16, 3))
     found = chosen(model)
-    assert (found["yes.forward"], found["yes.backward"]) == (1, 3)
-    assert (found["small.forward"], found["small.backward"]) == (1, 3)
-    others = ("0", "strided", "one", "tiny")
-    assert not any(found[f"{layer}.{way}"] for layer in others for way in ("forward", "backward"))
+    for layer, m in (("yes", 4), ("small", 4), ("tiny", 2), ("five", 2)):
+        assert (found[f"{layer}.forward"], found[f"{layer}.backward"]) == ((m,), (m, m)), layer
+    for layer in ("0", "strided", "one", "few"):
+        assert not any(found[f"{layer}.forward"] + found[f"{layer}.backward"]), layer
     assert "winograd" in str(model.plan("gradients", 32))
     # At test time by one example's shape, for any batch.
     for batch in (1, 64):
         found = chosen(model, "scores", batch)
-        assert (found["yes.forward"], found["small.forward"]) == (1, 0)
-    model.freeze("yes")
+        assert [found[f"{layer}.forward"] for layer in ("yes", "five", "small", "tiny")] == [
+            (4,), (2,), (0,), (0,)
+        ]  # fmt: skip
     exact = cnn.Model(net, (16, 16, 3), precision="exact")
-    assert not any(chosen(exact).values())
+    assert not any(map(any, chosen(exact).values()))
 
 
 def test_precision_is_kept(tmp_path, monkeypatch):
@@ -258,7 +282,7 @@ def test_a_net_with_it_passes_gradcheck_and_predicts_row_by_row():
     random = np.random.RandomState(0)
     x, y = random.standard_normal((6, 16, 16, 2)), random.randint(0, 4, 6)
     model = cnn.Model(net, (16, 16, 2), dtype="float64")
-    assert chosen(model)["2.backward"] == 3
+    assert chosen(model)["2.backward"] == (4, 4)
     assert cnn.gradcheck(model, x[:2], y[:2], num_checks=4, verbose=False)
     single = cnn.Model(net, (16, 16, 2))
     whole = single.scores(x)

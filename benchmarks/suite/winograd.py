@@ -1,5 +1,5 @@
-"""3x3 convolutions by Winograd's algorithm beside the direct sum and beside the peers: where
-`cnncore/fuse.py` may choose it, and what it gains."""
+"""Convolutions at stride 1 by Winograd's algorithm beside the direct sum and beside the peers:
+where `cnncore/fuse.py` may choose it, and what it gains."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Row = dict[str, Any]
 
 
 def run(pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int) -> Iterator[Row]:
-    """A row for each pass of each 3x3 convolution at stride 1 in the shape files. `effective` is
-    the direct sum's operations by Winograd's time, as a share of the ceiling."""
+    """A row for each pass of each such convolution in the shape files. `effective` is the direct
+    sum's operations by Winograd's time, as a share of the ceiling."""
     print("\nms: median; effective: the direct sum's operations in that time, of the ceiling;")
     print("then the times of the direct kernel and of the peers over ours; chosen: by a plan\n")
     for problem in problems.problems(pattern):
-        switch = _switch(problem)
-        if not switch:
+        switches = _switches(problem)
+        if not switches:
             continue
         direct = Prepared(problem, best.dtype, best.isa)
-        ours = Prepared(problem, best.dtype, best.isa, {"winograd": switch})
+        ours = Prepared(problem, best.dtype, best.isa, switches)
         runs: dict[str, Run] = {
             "winograd": ours.run(best.threads), "direct": direct.run(best.threads)
         }  # fmt: skip
@@ -56,12 +56,14 @@ def run(pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int) -> Iter
         yield row
 
 
-def _switch(problem: Problem) -> int:
-    """What the kernel's argument `winograd` has to be; 0 where it cannot."""
-    if problem.op != "conv2d" or problem.shapes["w"][:2] != (3, 3):
-        return 0
-    if problem.attributes.get("stride", 1) not in (1, (1, 1)):
-        return 0
-    if problem.function == "forward":
-        return 1
-    return ("dx" in problem.wanted) + 2 * ("dw" in problem.wanted)
+def _switches(problem: Problem) -> dict[str, int]:
+    """What sets the kernel to the largest tile that there is; nothing where there is none."""
+    if problem.op != "conv2d" or problem.attributes.get("stride", 1) not in (1, (1, 1)):
+        return {}
+    r, s = problem.shapes["w"][:2]
+    if r != s or r not in fuse.TILES:
+        return {}
+    names = ["winograd"]
+    if problem.function == "backward":
+        names = [f"winograd_{gradient}" for gradient in problem.wanted]
+    return dict.fromkeys(names, fuse.TILES[r][0])

@@ -118,25 +118,31 @@ static geometry forward_geometry(const conv2d_forward *a) {
     return geometry_of(a->x, a->w, a->y, a->stride, a->padding);
 }
 
-/* Whether winograd.h can do it: 3x3 filters at stride 1, no padding beyond what they reach. */
-static const char *check_winograd(cn_tensor w, const ptrdiff_t *stride, const ptrdiff_t *padding) {
-    int fits = w.shape[0] == 3 && w.shape[1] == 3 && stride[0] == 1 && stride[1] == 1;
-    for (int i = 0; i < 4; i++) fits &= padding[i] <= 2;
-    return fits ? NULL : "winograd needs 3x3 filters, stride 1 and padding of at most 2";
+/* Whether winograd.h can do it by tiles of m: 3x3 filters, or 5x5 by tiles of 2, at stride 1, and
+ * no padding beyond what they reach. */
+static const char *check_winograd(ptrdiff_t m, cn_tensor w, const ptrdiff_t *stride,
+                                  const ptrdiff_t *padding) {
+    ptrdiff_t r = w.shape[0];
+    int fits = (m == 4 && r == 3) || (m == 2 && (r == 3 || r == 5));
+    fits &= w.shape[1] == r && stride[0] == 1 && stride[1] == 1;
+    for (int i = 0; i < 4; i++) fits &= padding[i] < r;
+    if (m == 0 || fits) return NULL;
+    return "winograd needs 3x3 filters, or 5x5 by tiles of 2, stride 1, padding below the filter";
 }
 
 /* The convolution as winograd.h has it, of n examples; and the one that makes dx of dy. */
-static winograd winograd_of(const geometry *g, ptrdiff_t n) {
-    return (winograd){n, g->h, g->w, g->c, g->p, g->q, g->k, g->top, g->left};
+static winograd winograd_of(const geometry *g, ptrdiff_t n, ptrdiff_t m) {
+    return (winograd){n, g->h, g->w, g->c, g->p, g->q, g->k, g->top, g->left, m, g->r};
 }
-static winograd winograd_dx(const geometry *g, ptrdiff_t n) {
-    return (winograd){n, g->p, g->q, g->k, g->h, g->w, g->c, 2 - g->top, 2 - g->left};
+static winograd winograd_dx(const geometry *g, ptrdiff_t n, ptrdiff_t m) {
+    ptrdiff_t top = g->r - 1 - g->top, left = g->s - 1 - g->left;
+    return (winograd){n, g->p, g->q, g->k, g->h, g->w, g->c, top, left, m, g->r};
 }
 
 static const char *forward_check(const void *args) {
     const conv2d_forward *a = args;
     const char *wrong = check_geometry(a->x, a->w, a->y, a->stride, a->padding);
-    if (!wrong && a->winograd) wrong = check_winograd(a->w, a->stride, a->padding);
+    if (!wrong) wrong = check_winograd(a->winograd, a->w, a->stride, a->padding);
     if (wrong) return wrong;
     if (!cn_optional(a->b, 1, a->w.shape[3], 1, 1, 1)) return "b must have shape (k,)";
     return NULL;
@@ -144,10 +150,9 @@ static const char *forward_check(const void *args) {
 
 static ptrdiff_t forward_workspace(const void *args) {
     geometry g = forward_geometry(args);
-    winograd o = winograd_of(&g, g.n);
-    return (((const conv2d_forward *)args)->winograd ? CN(winograd_filter_size)(&o)
-                                                     : gemm_packed_size(g.r * g.s * g.c, g.k)) *
-           (ptrdiff_t)sizeof(real);
+    winograd o = winograd_of(&g, g.n, ((const conv2d_forward *)args)->winograd);
+    ptrdiff_t direct = gemm_packed_size(g.r * g.s * g.c, g.k);
+    return (o.m ? CN(winograd_filter_size)(&o) : direct) * (ptrdiff_t)sizeof(real);
 }
 
 static ptrdiff_t window_bytes(window part, ptrdiff_t c) {
@@ -156,9 +161,8 @@ static ptrdiff_t window_bytes(window part, ptrdiff_t c) {
 
 static ptrdiff_t forward_scratch(const void *args) {
     geometry g = forward_geometry(args);
-    winograd o = winograd_of(&g, g.n);
-    if (((const conv2d_forward *)args)->winograd)
-        return CN(winograd_scratch)(&o) * (ptrdiff_t)sizeof(real);
+    winograd o = winograd_of(&g, g.n, ((const conv2d_forward *)args)->winograd);
+    if (o.m) return CN(winograd_scratch)(&o) * (ptrdiff_t)sizeof(real);
     return window_bytes(input_window(&g, 0, forward_block(&g)), g.c);
 }
 
@@ -170,8 +174,8 @@ static int filter_is_panel(const geometry *g) {
 static ptrdiff_t forward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
     geometry g = forward_geometry(args);
-    winograd o = winograd_of(&g, g.n);
-    if (((const conv2d_forward *)args)->winograd) return CN(winograd_filter_chunks)(&o);
+    winograd o = winograd_of(&g, g.n, ((const conv2d_forward *)args)->winograd);
+    if (o.m) return CN(winograd_filter_chunks)(&o);
     return filter_is_panel(&g) ? 0 : gemm_panels(g.k);
 }
 
@@ -180,7 +184,7 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
     const conv2d_forward *a = args;
     geometry g = forward_geometry(a);
     if (a->winograd) {
-        winograd o = winograd_of(&g, g.n);
+        winograd o = winograd_of(&g, g.n, a->winograd);
         CN(winograd_filter)(&o, a->w.data, 0, a->head.workspace, panel);
         return;
     }
@@ -191,8 +195,8 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     geometry g = forward_geometry(args);
-    winograd o = winograd_of(&g, n);
-    if (((const conv2d_forward *)args)->winograd) return CN(winograd_chunks)(&o);
+    winograd o = winograd_of(&g, n, ((const conv2d_forward *)args)->winograd);
+    if (o.m) return CN(winograd_chunks)(&o);
     return n * cn_ceil_div(g.p, forward_block(&g));
 }
 
@@ -200,7 +204,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const conv2d_forward *a = args;
     geometry g = forward_geometry(a);
     if (a->winograd) {
-        winograd o = winograd_of(&g, step->n);
+        winograd o = winograd_of(&g, step->n, a->winograd);
         CN(winograd_run)(&o, a->x.data, a->head.workspace, a->b.data, (int)a->relu, a->y.data,
                          chunk, scratch);
         return;
@@ -344,11 +348,10 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     o.weights = g->r * g->s * g->c * g->k;
     o.parts = cn_clamp(64 / gemm_panels(g->k), 1, cn_max(1, (4 << 20) / (o.weights * 8)));
     o.packed_w = 0;
-    winograd forward = winograd_of(g, g->n), dx = winograd_dx(g, g->n);
-    ptrdiff_t packed = a->winograd & CONV2D_DX ? CN(winograd_filter_size)(&dx)
-                                               : gemm_packed_size(g->r * g->s * g->k, g->c);
-    ptrdiff_t sums =
-        a->winograd & CONV2D_DW ? CN(winograd_weights_size)(&forward) : o.parts * o.weights;
+    winograd dw = winograd_of(g, g->n, a->winograd_dw), dx = winograd_dx(g, g->n, a->winograd_dx);
+    ptrdiff_t packed =
+        dx.m ? CN(winograd_filter_size)(&dx) : gemm_packed_size(g->r * g->s * g->k, g->c);
+    ptrdiff_t sums = dw.m ? CN(winograd_weights_size)(&dw) : o.parts * o.weights;
     o.dw_parts = cn_present(a->dx) ? cn_round_up(packed * real_bytes, 64) : 0;
     o.db_parts = o.dw_parts + cn_round_up(sums * real_bytes, 64);
     o.bytes = o.db_parts + reduce_parts(g->n * g->p * g->q) * g->k * (ptrdiff_t)sizeof(double);
@@ -359,10 +362,8 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     if (cn_present(a->dx))
         o.scratch =
             cn_max(o.scratch, window_bytes(dy_window(g, 0, dx_block(g) + g->stride_h), g->k));
-    if (a->winograd & CONV2D_DX)
-        o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dx) * real_bytes);
-    if (a->winograd & CONV2D_DW)
-        o.scratch = cn_max(o.scratch, CN(winograd_weights_scratch)(&forward) * real_bytes);
+    if (dx.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dx) * real_bytes);
+    if (dw.m) o.scratch = cn_max(o.scratch, CN(winograd_weights_scratch)(&dw) * real_bytes);
     return o;
 }
 
@@ -371,7 +372,8 @@ static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) { return cn_min(o.
 static const char *backward_check(const void *args) {
     const conv2d_backward *a = args;
     const char *wrong = check_geometry(a->x, a->w, a->dy, a->stride, a->padding);
-    if (!wrong && a->winograd) wrong = check_winograd(a->w, a->stride, a->padding);
+    if (!wrong) wrong = check_winograd(a->winograd_dx, a->w, a->stride, a->padding);
+    if (!wrong) wrong = check_winograd(a->winograd_dw, a->w, a->stride, a->padding);
     if (wrong) return wrong;
     if (cn_present(a->dx) && !cn_same(a->dx, a->x)) return "dx must have the shape of x";
     if (cn_present(a->dw) && !cn_same(a->dw, a->w)) return "dw must have the shape of w";
@@ -393,9 +395,9 @@ static ptrdiff_t backward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    winograd o = winograd_dx(&g, g.n);
+    winograd o = winograd_dx(&g, g.n, a->winograd_dx);
     if (!cn_present(a->dx)) return 0;
-    if (a->winograd & CONV2D_DX) return CN(winograd_filter_chunks)(&o);
+    if (a->winograd_dx) return CN(winograd_filter_chunks)(&o);
     return phases(g.r, g.stride_h) * phases(g.s, g.stride_w);
 }
 
@@ -403,8 +405,8 @@ static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk
     (void)step, (void)scratch;
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    if (a->winograd & CONV2D_DX) {
-        winograd o = winograd_dx(&g, g.n);
+    if (a->winograd_dx) {
+        winograd o = winograd_dx(&g, g.n, a->winograd_dx);
         CN(winograd_filter)(&o, a->w.data, 1, a->head.workspace, chunk);
         return;
     }
@@ -413,17 +415,17 @@ static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk
 }
 
 static ptrdiff_t dx_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_t n) {
-    winograd o = winograd_dx(g, n);
+    winograd o = winograd_dx(g, n, a->winograd_dx);
     if (!cn_present(a->dx)) return 0;
-    return a->winograd & CONV2D_DX ? CN(winograd_chunks)(&o) : n * cn_ceil_div(g->h, dx_block(g));
+    return a->winograd_dx ? CN(winograd_chunks)(&o) : n * cn_ceil_div(g->h, dx_block(g));
 }
 
 static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, backward_layout o,
                            ptrdiff_t n) {
-    winograd forward = winograd_of(g, n);
+    winograd dw = winograd_of(g, n, a->winograd_dw);
     if (!cn_present(a->dw)) return 0;
-    return a->winograd & CONV2D_DW ? CN(winograd_weights_chunks)(&forward)
-                                   : active_parts(o, n) * gemm_panels(g->k);
+    return a->winograd_dw ? CN(winograd_weights_chunks)(&dw)
+                          : active_parts(o, n) * gemm_panels(g->k);
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
@@ -435,8 +437,8 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
 
 static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,
                    void *scratch) {
-    if (a->winograd & CONV2D_DX) {
-        winograd o = winograd_dx(g, n);
+    if (a->winograd_dx) {
+        winograd o = winograd_dx(g, n, a->winograd_dx);
         CN(winograd_run)(&o, a->dy.data, a->head.workspace, NULL, 0, a->dx.data, chunk, scratch);
         return;
     }
@@ -452,9 +454,9 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
 
 static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout o, ptrdiff_t n,
                    ptrdiff_t chunk, char *scratch) {
-    if (a->winograd & CONV2D_DW) {
-        winograd forward = winograd_of(g, n);
-        CN(winograd_weights)(&forward, a->x.data, a->dy.data,
+    if (a->winograd_dw) {
+        winograd dw = winograd_of(g, n, a->winograd_dw);
+        CN(winograd_weights)(&dw, a->x.data, a->dy.data,
                              (real *)((char *)a->head.workspace + o.dw_parts), chunk,
                              (real *)scratch);
         return;
@@ -527,9 +529,9 @@ static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
     backward_layout o = layout_of(a, &g);
-    winograd forward = winograd_of(&g, n);
-    if (cn_present(a->dw) && a->winograd & CONV2D_DW)
-        return CN(winograd_combine_chunks)(&forward) + cn_present(a->db);
+    winograd dw = winograd_of(&g, n, a->winograd_dw);
+    if (cn_present(a->dw) && a->winograd_dw)
+        return CN(winograd_combine_chunks)(&dw) + cn_present(a->db);
     int parts = cn_present(a->dw) && active_parts(o, n) > 1;
     return (parts ? cn_ceil_div(o.weights, COMBINE_BLOCK) : 0) + cn_present(a->db);
 }
@@ -545,9 +547,9 @@ static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void
                              reduce_parts(step->n * g.p * g.q), g.k);
         return;
     }
-    if (a->winograd & CONV2D_DW) {
-        winograd forward = winograd_of(&g, step->n);
-        CN(winograd_combine)(&forward, (const real *)(workspace + o.dw_parts), a->dw.data, chunk);
+    if (a->winograd_dw) {
+        winograd dw = winograd_of(&g, step->n, a->winograd_dw);
+        CN(winograd_combine)(&dw, (const real *)(workspace + o.dw_parts), a->dw.data, chunk);
         return;
     }
     CN(add_parts)(a->dw.data, (const real *)(workspace + o.dw_parts), active_parts(o, step->n),

@@ -11,10 +11,8 @@
 
 #include "kernel.h"
 
-/* stride: vertical, horizontal; padding: top, bottom, left, right. winograd: by winograd.h instead
- * of directly, of the backward pass CONV2D_DX, CONV2D_DW or both. */
-enum { CONV2D_DX = 1, CONV2D_DW = 2 };
-
+/* stride: vertical, horizontal; padding: top, bottom, left, right. winograd: 0 for the direct sum,
+ * or the outputs' side of a tile of winograd.h, 2 or 4. */
 #define CONV2D_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                         \
     TENSOR(x)                                                                                      \
     TENSOR(w) TENSOR(b) TENSOR(y) SIZE(stride, 2) SIZE(padding, 4) FUSED(relu) FUSED(winograd)
@@ -25,7 +23,8 @@ CN_STRUCT(conv2d_forward, CONV2D_FORWARD)
     TENSOR(dy)                                                                                     \
     TENSOR(x)                                                                                      \
     TENSOR(w)                                                                                      \
-    TENSOR(dx) TENSOR(dw) TENSOR(db) SIZE(stride, 2) SIZE(padding, 4) FUSED(winograd)
+    TENSOR(dx)                                                                                     \
+    TENSOR(dw) TENSOR(db) SIZE(stride, 2) SIZE(padding, 4) FUSED(winograd_dx) FUSED(winograd_dw)
 CN_STRUCT(conv2d_backward, CONV2D_BACKWARD)
 
 #endif
