@@ -459,8 +459,9 @@ class Model:
         return program(self._architecture, purpose).plan
 
     def summary(self) -> str:
-        """Layers with output shapes, parameters and FLOPs of one example forward; and the memory
-        that one example's activations take in training."""
+        """Layers with output shapes, parameters and FLOPs of one example forward, and how training
+        computes a convolution that is not summed directly; and the memory that one example's
+        activations take in training."""
         flops: dict[str, int] = {}
         for op in self._architecture.forward_ops:
             flops[op.layer] = flops.get(op.layer, 0) + op_cost(op)[0]
@@ -471,9 +472,20 @@ class Model:
             )
             for path, _, _ in self._architecture.layers
         }
+        kinds = {
+            op.layer: " F({0}x{0}, {1}x{1})".format(op.fused["winograd"], op.inputs["w"].shape[0])
+            for op in self.plan("gradients").ops
+            if "winograd" in op.fused
+        }
         rows = [("layer", "type", "output", "parameters", "FLOPs")]
         rows += [
-            (path, kind, str(y.shape[1:]), f"{counts[path]:,}", f"{flops.get(path, 0):,}")
+            (
+                path,
+                kind + kinds.get(path, ""),
+                str(y.shape[1:]),
+                f"{counts[path]:,}",
+                f"{flops.get(path, 0):,}",
+            )
             for path, kind, y in self._architecture.layers
         ]
         return _table(rows) + (

@@ -249,6 +249,7 @@ def test_plans_choose_it_by_shape():
     for layer in ("0", "strided", "one", "few"):
         assert not any(found[f"{layer}.forward"] + found[f"{layer}.backward"]), layer
     assert "winograd" in str(model.plan("gradients", 32))
+    assert "Conv2d F(4x4, 3x3)" in model.summary()
     # At test time by one example's shape, for any batch.
     for batch in (1, 64):
         found = chosen(model, "scores", batch)
