@@ -10,7 +10,7 @@ enum { DEPTH = 512, SCRATCH = DEPTH * GEMM_NR * (int)sizeof(real) };
 /* Blocks of `rows` rows, with as many columns as `panels` hold: some 16 chunks where there is
  * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold. */
 static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t panels) {
-    ptrdiff_t most = cn_ceil_div(rows, 48), least = cn_ceil_div(rows, 192);
+    ptrdiff_t most = cn_ceil_div(rows, 64), least = cn_ceil_div(rows, 192);
     return cn_clamp(cn_ceil_div(16, panels), least, most);
 }
 
