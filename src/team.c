@@ -15,13 +15,17 @@ static int openmp_at_import = 1, requested_threads, quota_threads;
 static int proven = 1; /* threads that this process has had at once */
 
 /* Preemptions are counted over at least WINDOW; more than LIMIT a second mean a busy neighbour, who
- * takes turns of some milliseconds with us. Then one thread is held back for RETRY seconds. */
+ * takes turns of some milliseconds with us. After PATIENCE such windows on end (threads that have
+ * just been made are moved about, too), or the first after a trial, one thread is held back for
+ * RETRY seconds. */
 static const double WINDOW = 0.02, LIMIT = 150, RETRY = 0.5;
+enum { PATIENCE = 3 };
 static struct {
     pthread_mutex_t lock;
     long preemptions;
     double seconds, retry;
     int held_back;
+    int crowded; /* such windows on end */
 } crowd = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* In a forked child, where another thread of the parent may have held the lock. */
@@ -29,7 +33,7 @@ static void forget_crowd(void) {
     pthread_mutex_init(&crowd.lock, NULL);
     crowd.preemptions = 0;
     crowd.seconds = crowd.retry = 0;
-    crowd.held_back = 0;
+    crowd.held_back = crowd.crowded = 0;
 }
 
 /* libgomp's worker threads do not exist in a forked child, where its next region would wait for
@@ -107,9 +111,12 @@ void cn_team_learn(long preemptions, double seconds) {
     crowd.preemptions += preemptions;
     crowd.seconds += seconds;
     if (crowd.seconds > WINDOW) {
-        if (crowd.preemptions > 1 && (double)crowd.preemptions > LIMIT * crowd.seconds) {
+        int crowded = crowd.preemptions > 1 && (double)crowd.preemptions > LIMIT * crowd.seconds;
+        crowd.crowded = crowded ? crowd.crowded + 1 : 0;
+        if (crowd.crowded >= PATIENCE) {
             crowd.held_back++;
             crowd.retry = cn_now() + RETRY;
+            crowd.crowded = PATIENCE - 1;
         }
         crowd.preemptions = 0;
         crowd.seconds = 0;
