@@ -342,6 +342,12 @@ static geometry backward_geometry(const conv2d_backward *a) {
     return geometry_of(a->x, a->w, a->dy, a->stride, a->padding);
 }
 
+/* Whether dw has a stage of its own, after dx: their transforms, four times as large as the
+ * filters, then use the same memory. */
+static int apart(const conv2d_backward *a) {
+    return cn_present(a->dx) && cn_present(a->dw) && a->winograd_dx && a->winograd_dw;
+}
+
 static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     backward_layout o;
     ptrdiff_t real_bytes = (ptrdiff_t)sizeof(real);
@@ -352,8 +358,9 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     ptrdiff_t packed =
         dx.m ? CN(winograd_filter_size)(&dx) : gemm_packed_size(g->r * g->s * g->k, g->c);
     ptrdiff_t sums = dw.m ? CN(winograd_weights_size)(&dw) : o.parts * o.weights;
-    o.dw_parts = cn_present(a->dx) ? cn_round_up(packed * real_bytes, 64) : 0;
-    o.db_parts = o.dw_parts + cn_round_up(sums * real_bytes, 64);
+    ptrdiff_t filters = cn_present(a->dx) ? cn_round_up(packed * real_bytes, 64) : 0;
+    o.dw_parts = apart(a) ? 0 : filters;
+    o.db_parts = cn_max(filters, o.dw_parts + cn_round_up(sums * real_bytes, 64));
     o.bytes = o.db_parts + reduce_parts(g->n * g->p * g->q) * g->k * (ptrdiff_t)sizeof(double);
     ptrdiff_t block = weight_block(g);
     ptrdiff_t images = weight_images(g);
@@ -431,8 +438,14 @@ static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, backward
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    return dx_chunks(a, &g, n) + dw_chunks(a, &g, layout_of(a, &g), n) +
+    return dx_chunks(a, &g, n) + (apart(a) ? 0 : dw_chunks(a, &g, layout_of(a, &g), n)) +
            (cn_present(a->db) ? reduce_parts(n * g.p * g.q) : 0);
+}
+
+static ptrdiff_t apart_chunks(const void *args, ptrdiff_t n) {
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    return apart(a) ? dw_chunks(a, &g, layout_of(a, &g), n) : 0;
 }
 
 static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,
@@ -509,7 +522,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     geometry g = backward_geometry(a);
     backward_layout o = layout_of(a, &g);
     ptrdiff_t n = step->n, first = dx_chunks(a, &g, n);
-    ptrdiff_t weights = dw_chunks(a, &g, o, n), rows = n * g.p * g.q;
+    ptrdiff_t weights = apart(a) ? 0 : dw_chunks(a, &g, o, n), rows = n * g.p * g.q;
     if (chunk < first) {
         dx_run(a, &g, n, chunk, scratch);
     } else if (chunk < first + weights) {
@@ -520,6 +533,12 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
         CN(sum_rows)((double *)((char *)a->head.workspace + o.db_parts) + part * g.k,
                      (const real *)a->dy.data + from * g.k, to - from, g.k);
     }
+}
+
+static void apart_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    dw_run(a, &g, layout_of(a, &g), step->n, chunk, scratch);
 }
 
 /* Elements of dw that one chunk adds up. */
@@ -578,6 +597,7 @@ static const cn_kernel backward = {
     .scratch = backward_scratch,
     .stages = {{backward_pack_chunks, backward_pack},
                {backward_chunks, backward_run},
+               {apart_chunks, apart_run},
                {combine_chunks, combine}},
 };
 #undef CN_ARGS_TYPE
