@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -90,59 +90,56 @@ def _resolve(tensor: Tensor, alias: dict[Tensor, Tensor]) -> Tensor:
 
 def relu_into_producer(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
     """A ReLU right behind an op whose kernel can rectify as it writes becomes part of it."""
-    readers = Counter(t.root for op in ops for t in op.inputs.values())
-    kept = {t.root for t in keep}
-    result: list[Op] = []
-    for op in ops:
-        before = result[-1] if result else None
-        if (
-            before is not None
-            and op.kernel == "relu_forward"
-            and "relu" in kernel_fields().get(before.kernel, {})
-            and not before.fused
-            and op.inputs["x"].root is before.outputs["y"]
-            and readers[op.inputs["x"].root] == 1
-            and op.inputs["x"].root not in kept
-        ):
-            y = replace(op.outputs["y"], shape=before.outputs["y"].shape, source=op.outputs["y"])
-            result[-1] = replace(
-                before,
-                outputs=before.outputs | {"y": y},
-                fused={"relu": 1},
-                replaces=(*before.plain(), op),
-            )
-        else:
-            result.append(op)
-    return result
+
+    def merge(before: Op, op: Op) -> Op | None:
+        able = "relu" in kernel_fields().get(before.kernel, {}) and not before.fused
+        if op.kernel != "relu_forward" or not able:
+            return None
+        if op.inputs["x"].root is not before.outputs["y"]:
+            return None
+        y = replace(op.outputs["y"], shape=before.outputs["y"].shape, source=op.outputs["y"])
+        return replace(before, outputs=before.outputs | {"y": y}, fused={"relu": 1})
+
+    return _merge_neighbours(ops, keep, merge)
 
 
 def relu_into_batchnorm_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
     """Where batch normalization rectifies as it writes, its backward pass finds out again from x
     where it let through, and the ReLU's own backward pass is not needed."""
     makers = {op.outputs["y"].root: op for op in ops if op.kernel == "batchnorm_forward"}
+
+    def merge(before: Op, op: Op) -> Op | None:
+        if (before.kernel, op.kernel) != ("relu_backward", "batchnorm_backward"):
+            return None
+        maker = makers.get(before.inputs["y"].root)
+        if maker is None or op.inputs["dy"].root is not before.outputs["dx"].root:
+            return None
+        given = before.inputs["dy"]
+        dy = replace(given, shape=op.inputs["dy"].shape, source=given)
+        inputs = op.inputs | {"dy": dy, "beta": maker.inputs["beta"]}
+        return replace(op, inputs=inputs, fused={"relu": 1})
+
+    return _merge_neighbours(ops, keep, merge)
+
+
+def _merge_neighbours(
+    ops: Sequence[Op], keep: Sequence[Tensor], merge: Callable[[Op, Op], Op | None]
+) -> list[Op]:
+    """`merge` makes one op of two that follow each other, or None. It is asked only where nobody
+    else reads what goes from the one to the other."""
     readers = Counter(t.root for op in ops for t in op.inputs.values())
     kept = {t.root for t in keep}
     result: list[Op] = []
     for op in ops:
         before = result[-1] if result else None
-        if (
-            before is not None
-            and before.kernel == "relu_backward"
-            and op.kernel == "batchnorm_backward"
-            and op.inputs["dy"].root is before.outputs["dx"].root
-            and readers[op.inputs["dy"].root] == 1
-            and op.inputs["dy"].root not in kept
-            and before.inputs["y"].root in makers
-        ):
-            maker = makers[before.inputs["y"].root]
-            given = before.inputs["dy"]
-            dy = replace(given, shape=op.inputs["dy"].shape, source=given)
-            result[-1] = replace(
-                op,
-                inputs=op.inputs | {"dy": dy, "beta": maker.inputs["beta"]},
-                fused={"relu": 1},
-                replaces=(*before.plain(), *op.plain()),
-            )
+        merged = None
+        if before is not None:
+            made = {t.root for t in before.outputs.values()}
+            between = made & {t.root for t in op.inputs.values()}
+            if between and all(readers[t] == 1 and t not in kept for t in between):
+                merged = merge(before, op)
+        if before is not None and merged is not None:
+            result[-1] = replace(merged, replaces=(*before.plain(), *op.plain()))
         else:
             result.append(op)
     return result

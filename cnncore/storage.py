@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from . import config, files, inputs
+from . import config, files, inputs, levels
 from .architecture import DTYPES, architecture
 from .errors import DataFormatError
 from .layers import Sequential
@@ -42,7 +42,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Array]
             members = chain.member_shapes(fitted)
             made = architecture(
                 arguments["net"], chain.output_shape, arguments["dtype"],
-                tuple(chain.lengths.items()),
+                tuple(chain.lengths.items()), levels.precision(arguments["precision"]),
             )  # fmt: skip
         except (ValueError, TypeError, KeyError) as error:
             raise DataFormatError(f"{source}: its configuration is wrong: {error}") from None

@@ -342,7 +342,6 @@ static ptrdiff_t weight_parts(const winograd *g) {
 ptrdiff_t CN(winograd_weights_size)(const winograd *g) {
     return weight_parts(g) * CN(winograd_filter_size)(g);
 }
-ptrdiff_t CN(winograd_weights_scratch)(const winograd *g) { return CN(winograd_scratch)(g); }
 ptrdiff_t CN(winograd_weights_chunks)(const winograd *g) {
     return weight_parts(g) * gemm_panels(g->k);
 }

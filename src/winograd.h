@@ -36,9 +36,9 @@ ptrdiff_t CN(winograd_chunks)(const winograd *g);
 void CN(winograd_run)(const winograd *g, const real *x, const real *u, const real *bias, int relu,
                       real *y, ptrdiff_t chunk, real *scratch);
 
-/* The gradient of w: first sums over parts of the tiles, in the workspace `du`, then dw of them. */
+/* The gradient of w, with scratch as above: first sums over parts of the tiles, in the workspace
+ * `du`, then dw of them. */
 ptrdiff_t CN(winograd_weights_size)(const winograd *g);
-ptrdiff_t CN(winograd_weights_scratch)(const winograd *g);
 ptrdiff_t CN(winograd_weights_chunks)(const winograd *g);
 void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real *du,
                           ptrdiff_t chunk, real *scratch);

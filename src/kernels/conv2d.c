@@ -370,7 +370,7 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
         o.scratch =
             cn_max(o.scratch, window_bytes(dy_window(g, 0, dx_block(g) + g->stride_h), g->k));
     if (dx.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dx) * real_bytes);
-    if (dw.m) o.scratch = cn_max(o.scratch, CN(winograd_weights_scratch)(&dw) * real_bytes);
+    if (dw.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dw) * real_bytes);
     return o;
 }
 
