@@ -223,32 +223,46 @@ static ptrdiff_t point_size(ptrdiff_t pitch) {
     return BLOCK * pitch + 64 / (ptrdiff_t)sizeof(real);
 }
 
+/* The pixels under a tile, `zero` for those outside the image. */
+CN_INLINE void tile_pixels(const int size, const winograd *g, const real *x, place at,
+                           const real *zero, const real **pixel) {
+    for (ptrdiff_t i = 0; i < size; i++)
+        for (ptrdiff_t j = 0; j < size; j++) {
+            ptrdiff_t row = at.row - g->top + i, column = at.column - g->left + j;
+            int inside = row >= 0 && row < g->h && column >= 0 && column < g->w;
+            pixel[i * size + j] =
+                inside ? x + ((at.image * g->h + row) * g->w + column) * g->c : zero;
+        }
+}
+
 /* v[point][tile][channel] of `count` tiles from the first: B^T x B. `zero` holds channels zeros. */
 CN_INLINE void read_tiles(const int m, const int r, const winograd *g, const real *x,
                           ptrdiff_t first, ptrdiff_t count, real *v, const real *zero) {
     const int size = m + r - 1;
     ptrdiff_t c = g->c, pitch = tile_pitch(c), point = point_size(pitch);
+    const real *pixels[2][36];
+    tile_pixels(size, g, x, place_of(g, first), zero, pixels[0]);
     for (ptrdiff_t t = 0; t < count; t++) {
-        place at = place_of(g, first + t);
-        const real *pixel[36];
-        for (ptrdiff_t i = 0; i < size; i++)
-            for (ptrdiff_t j = 0; j < size; j++) {
-                ptrdiff_t row = at.row - g->top + i, column = at.column - g->left + j;
-                int inside = row >= 0 && row < g->h && column >= 0 && column < g->w;
-                pixel[i * size + j] =
-                    inside ? x + ((at.image * g->h + row) * g->w + column) * c : zero;
-            }
+        const real **pixel = pixels[t % 2], **next = pixels[(t + 1) % 2];
+        tile_pixels(size, g, x, place_of(g, first + cn_min(t + 1, count - 1)), zero, next);
         for (ptrdiff_t l = 0; l < c; l += VL) {
             vec in[6][6], out[6][6];
 #pragma GCC unroll 36
-            for (int i = 0; i < size * size; i++)
+            for (int i = 0; i < size * size; i++) {
                 in[i / size][i % size] = v_load_n(pixel[i] + l, c - l);
+                __builtin_prefetch(l + VL < c ? pixel[i] + l + VL : next[i]);
+            }
             transform(INPUT, size, 0, in, out);
 #pragma GCC unroll 36
             for (int i = 0; i < size * size; i++)
                 v_store(v + i * point + t * pitch + l, out[i / size][i % size]);
         }
     }
+}
+
+/* The first output of a tile. */
+CN_INLINE ptrdiff_t output_of(const winograd *g, place at) {
+    return ((at.image * g->p + at.row) * g->q + at.column) * g->k;
 }
 
 /* y of the tiles from p[point][tile][column], for `width` columns. */
@@ -260,7 +274,7 @@ CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const re
     for (ptrdiff_t t = 0; t < count; t++) {
         place at = place_of(g, first + t);
         ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
-        real *corner = y + ((at.image * g->p + at.row) * g->q + at.column) * g->k;
+        real *corner = y + output_of(g, at);
         for (ptrdiff_t j = 0; j < width; j += VL) {
             vec in[6][6], out[6][6];
             vec add = bias ? v_load_n(bias + j, width - j) : (vec){0};
@@ -354,15 +368,19 @@ CN_INLINE void read_gradients(const int m, const int r, const winograd *g, const
     for (ptrdiff_t t = 0; t < count; t++) {
         place at = place_of(g, first + t);
         ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
-        const real *corner = dy + ((at.image * g->p + at.row) * g->q + at.column) * g->k;
+        const real *corner = dy + output_of(g, at);
+        const real *next = dy + output_of(g, place_of(g, first + cn_min(t + 1, count - 1)));
         for (ptrdiff_t j = 0; j < width; j += VL) {
             vec in[6][6], out[6][6];
+            const real *ahead = j + VL < width ? corner + j + VL : next;
 #pragma GCC unroll 16
-            for (int i = 0; i < m * m; i++)
+            for (int i = 0; i < m * m; i++) {
+                ptrdiff_t pixel = (i / m * g->q + i % m) * g->k;
+                int inside = i / m < rows && i % m < columns;
                 in[i / m][i % m] =
-                    i / m < rows && i % m < columns
-                        ? v_load_n(corner + (i / m * g->q + i % m) * g->k + j, width - j)
-                        : (vec){0};
+                    inside ? v_load_n(corner + pixel + j, width - j) : (vec){0};
+                if (inside) __builtin_prefetch(ahead + pixel);
+            }
             transform(GRADIENT, size, m, in, out);
 #pragma GCC unroll 36
             for (int i = 0; i < size * size; i++)
