@@ -16,12 +16,12 @@ def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
 
 
 # Sides of the tiles of outputs that src/winograd.h has for a filter's side.
-TILES = {3: (4, 2), 5: (2,)}
+TILES = {3: (4, 2), 5: (4, 2)}
 # Where they are faster than the direct sum, on every instruction set and for both dtypes, as
 # `benchmarks/run.py winograd` measures it: from these channels on, where so many times fewer
 # products remain (tiles reach beyond the image), and with enough tiles to pay for transforming the
-# filters, in a training batch or in one example.
-CHANNELS, SAVING, TILES_OF_BATCH, TILES_OF_EXAMPLE = 16, 1.5, 8, 16
+# filters, which costs as much as so many products for each transformed value.
+CHANNELS, SAVING, FILTER_COST = 16, 1.5, 28
 
 
 def by_winograd(ops: Sequence[Op], capacity: int, inference: bool) -> list[Op]:
@@ -41,17 +41,17 @@ def _by_winograd(op: Op, capacity: int, inference: bool) -> Op:
         return op
 
     def tile(made: Sequence[int]) -> int:
-        """The tile's side for a result of this size, 0 for the direct sum."""
-        counts = {m: prod(-(-size // m) for size in made) for m in TILES[r]}
-        saving = {m: r**2 * prod(made) / ((m + r - 1) ** 2 * counts[m]) for m in TILES[r]}
-        best = max(TILES[r], key=lambda m: saving[m])
-        tiles, least = (
-            (counts[best], TILES_OF_EXAMPLE)
-            if inference
-            else (counts[best] * capacity, TILES_OF_BATCH)
-        )
-        return best if saving[best] >= SAVING and tiles >= least else 0
+        """The tile's side for an image of this size, 0 for the direct sum."""
+        best, most = 0, SAVING
+        for m in TILES[r]:
+            tiles, points = prod(-(-size // m) for size in made), (m + r - 1) ** 2
+            saving = r**2 * prod(made) / (points * tiles)
+            spared = tiles * examples * (r**2 * m**2 - points)
+            if saving >= most and spared >= FILTER_COST * points:
+                best, most = m, saving
+        return best
 
+    examples = 1 if inference else capacity
     result = [
         size + before + after - r + 1
         for size, before, after in zip(image, padding[::2], padding[1::2], strict=True)

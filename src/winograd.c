@@ -1,63 +1,89 @@
 #include "winograd.h"
 
-/* One-dimensional transforms. A tile of 6 has the points 0, +-a, +-b and infinity, one of 4 has 0,
- * +-a and infinity. `size` is the tile's, `count` the outputs' or the filter's. */
-CN_INLINE real point_a(const int size) { return size == 6 ? (real)0.75 : 1; }
-static const real point_b = 1.5;
+/* One-dimensional transforms. A tile of `size` has the points 0, infinity and pairs +-p between;
+ * `count` is that of the outputs or of the filter. */
+enum { MOST = 8, MOST_PAIRS = 3 };
+CN_INLINE int pairs_of(const int size) { return size / 2 - 1; }
+CN_INLINE real pair_point(const int size, const int pair) {
+    static const real points[][MOST_PAIRS] = {{1}, {0.75, 1.5}, {0.5, 1, 2}};
+    return points[pairs_of(size) - 1][pair];
+}
+
+/* Coefficients, in x^2, of the product of x^2 - p^2 over all pairs but one (or -1). Returns the
+ * degree. */
+CN_INLINE int product_of_others(const int size, const int but, real *coefficient) {
+    int degree = 0;
+    coefficient[0] = 1;
+#pragma GCC unroll 3
+    for (int pair = 0; pair < pairs_of(size); pair++) {
+        if (pair == but) continue;
+        const real square = pair_point(size, pair) * pair_point(size, pair);
+        coefficient[degree + 1] = coefficient[degree];
+#pragma GCC unroll 3
+        for (int i = degree; i > 0; i--)
+            coefficient[i] = coefficient[i - 1] - square * coefficient[i];
+        coefficient[0] *= -square;
+        degree++;
+    }
+    return degree;
+}
+
+/* Every other one of d, times the coefficients. */
+CN_INLINE vec sum_of(const int degree, const real *coefficient, const vec *d) {
+    vec sum = coefficient[0] * d[0];
+#pragma GCC unroll 3
+    for (int i = 1; i <= degree; i++) sum += coefficient[i] * d[2 * i];
+    return sum;
+}
 
 /* B^T d: the input as values at the points. */
 CN_INLINE void input_points(const int size, const vec *d, vec *out) {
-    const real a = point_a(size), b = point_b, aa = a * a, bb = b * b;
-    if (size == 4) {
-        out[0] = d[2] - d[0];
-        out[1] = d[2] + d[1];
-        out[2] = d[2] - d[1];
-        out[3] = d[3] - d[1];
-        return;
+    real coefficient[MOST_PAIRS + 1];
+    int degree = product_of_others(size, -1, coefficient);
+    out[0] = sum_of(degree, coefficient, d);
+    out[size - 1] = sum_of(degree, coefficient, d + 1);
+#pragma GCC unroll 3
+    for (int pair = 0; pair < pairs_of(size); pair++) {
+        degree = product_of_others(size, pair, coefficient);
+        vec even = sum_of(degree, coefficient, d + 2);
+        vec odd = pair_point(size, pair) * sum_of(degree, coefficient, d + 1);
+        out[2 * pair + 1] = even + odd;
+        out[2 * pair + 2] = even - odd;
     }
-    vec even_a = d[4] - bb * d[2], odd_a = a * (d[3] - bb * d[1]);
-    vec even_b = d[4] - aa * d[2], odd_b = b * (d[3] - aa * d[1]);
-    out[0] = aa * bb * d[0] - (aa + bb) * d[2] + d[4];
-    out[1] = even_a + odd_a;
-    out[2] = even_a - odd_a;
-    out[3] = even_b + odd_b;
-    out[4] = even_b - odd_b;
-    out[5] = aa * bb * d[1] - (aa + bb) * d[3] + d[5];
-}
-
-/* The polynomial with coefficients g at +-point. */
-CN_INLINE void at_both(const int count, real point, const vec *g, vec *out) {
-    vec even = g[0], odd = point * g[1];
-    real power = point;
-#pragma GCC unroll 6
-    for (int i = 2; i < count; i++) {
-        power *= point;
-        if (i % 2)
-            odd += power * g[i];
-        else
-            even += power * g[i];
-    }
-    out[0] = even + odd;
-    out[1] = even - odd;
 }
 
 /* Values at the points of the polynomial with coefficients g; its transpose follows. */
 CN_INLINE void evaluate(const int size, const int count, const vec *g, vec *out) {
     out[0] = g[0];
-    at_both(count, point_a(size), g, out + 1);
-    if (size == 6) at_both(count, point_b, g, out + 3);
+#pragma GCC unroll 3
+    for (int pair = 0; pair < pairs_of(size); pair++) {
+        const real point = pair_point(size, pair);
+        vec even = g[0], odd = point * g[1];
+        real power = point;
+#pragma GCC unroll 8
+        for (int i = 2; i < count; i++) {
+            power *= point;
+            if (i % 2)
+                odd += power * g[i];
+            else
+                even += power * g[i];
+        }
+        out[2 * pair + 1] = even + odd;
+        out[2 * pair + 2] = even - odd;
+    }
     out[size - 1] = g[count - 1];
 }
 CN_INLINE void combine(const int size, const int count, const vec *u, vec *out) {
-    vec sum_a = u[1] + u[2], difference_a = u[1] - u[2], sum_b = {0}, difference_b = {0};
-    if (size == 6) sum_b = u[3] + u[4], difference_b = u[3] - u[4];
-    real power_a = 1, power_b = 1;
-#pragma GCC unroll 6
-    for (int i = 0; i < count; i++) {
-        out[i] = power_a * (i % 2 ? difference_a : sum_a);
-        if (size == 6) out[i] += power_b * (i % 2 ? difference_b : sum_b);
-        power_a *= point_a(size);
-        power_b *= point_b;
+#pragma GCC unroll 3
+    for (int pair = 0; pair < pairs_of(size); pair++) {
+        vec sum = u[2 * pair + 1] + u[2 * pair + 2], difference = u[2 * pair + 1] - u[2 * pair + 2];
+        real power = 1;
+#pragma GCC unroll 8
+        for (int i = 0; i < count; i++) {
+            vec term = power * (i % 2 ? difference : sum);
+            out[i] = pair ? (vec)(out[i] + term) : term;
+            power *= pair_point(size, pair);
+        }
     }
     out[0] += u[0];
     out[count - 1] += u[size - 1];
@@ -65,14 +91,19 @@ CN_INLINE void combine(const int size, const int count, const vec *u, vec *out) 
 
 /* Divides values at the points by the products of their differences from the other points. */
 CN_INLINE void divide(const int size, const vec *in, vec *out) {
-    const real a = point_a(size), b = point_b, aa = a * a, bb = size == 6 ? b * b : 0;
-    out[0] = (size == 6 ? 1 / (aa * bb) : -1 / aa) * in[0];
-    out[1] = 1 / (2 * aa * (size == 6 ? aa - bb : 1)) * in[1];
-    out[2] = 1 / (2 * aa * (size == 6 ? aa - bb : 1)) * in[2];
-    if (size == 6) {
-        out[3] = 1 / (2 * bb * (bb - aa)) * in[3];
-        out[4] = 1 / (2 * bb * (bb - aa)) * in[4];
+    real at_zero = 1;
+#pragma GCC unroll 3
+    for (int pair = 0; pair < pairs_of(size); pair++) {
+        const real square = pair_point(size, pair) * pair_point(size, pair);
+        real product = 2 * square;
+#pragma GCC unroll 3
+        for (int i = 0; i < pairs_of(size); i++)
+            if (i != pair) product *= square - pair_point(size, i) * pair_point(size, i);
+        out[2 * pair + 1] = 1 / product * in[2 * pair + 1];
+        out[2 * pair + 2] = 1 / product * in[2 * pair + 2];
+        at_zero *= -square;
     }
+    out[0] = 1 / at_zero * in[0];
     out[size - 1] = in[size - 1];
 }
 
@@ -80,7 +111,7 @@ typedef enum { INPUT, FILTER, OUTPUT, GRADIENT, FILTER_SUMS } transform_kind;
 
 CN_INLINE void one_way(const transform_kind kind, const int size, const int count, const vec *in,
                        vec *out) {
-    vec between[6];
+    vec between[MOST];
     switch (kind) {
     case INPUT:
         input_points(size, in, out);
@@ -104,30 +135,32 @@ CN_INLINE void one_way(const transform_kind kind, const int size, const int coun
 
 /* Columns and then rows: out (after, after) of in (before, before). */
 CN_INLINE void transform(const transform_kind kind, const int size, const int count,
-                         const vec in[6][6], vec out[6][6]) {
+                         const vec in[MOST][MOST], vec out[MOST][MOST]) {
     const int before = kind == FILTER || kind == GRADIENT ? count : size;
     const int after = kind == OUTPUT || kind == FILTER_SUMS ? count : size;
-    vec half[6][6];
-#pragma GCC unroll 6
+    vec half[MOST][MOST];
+#pragma GCC unroll 8
     for (int j = 0; j < before; j++) {
-        vec column[6], points[6];
-#pragma GCC unroll 6
+        vec column[MOST], points[MOST];
+#pragma GCC unroll 8
         for (int i = 0; i < before; i++) column[i] = in[i][j];
         one_way(kind, size, count, column, points);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
         for (int i = 0; i < after; i++) half[i][j] = points[i];
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 8
     for (int i = 0; i < after; i++) one_way(kind, size, count, half[i], out[i]);
 }
 
 /* Each of the functions below is compiled for every pair of a tile's outputs and a filter. */
 #define FOR_EACH_FORM(g, call)                                                                     \
     do {                                                                                           \
-        if ((g)->m == 4)                                                                           \
+        if ((g)->m == 4 && (g)->r == 3)                                                            \
             call(4, 3);                                                                            \
         else if ((g)->r == 3)                                                                      \
             call(2, 3);                                                                            \
+        else if ((g)->m == 4)                                                                      \
+            call(4, 5);                                                                            \
         else                                                                                       \
             call(2, 5);                                                                            \
     } while (0)
@@ -178,12 +211,12 @@ CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w
         for (ptrdiff_t j = 0; j < pitch; j += VL) {
             read_taps(r, g, w, turned, c0, j0 + j, tap);
             for (ptrdiff_t row = 0; row < cn_min(VL, end - c0); row++) {
-                vec in[6][6], out[6][6];
+                vec in[MOST][MOST], out[MOST][MOST];
 #pragma GCC unroll 25
                 for (int i = 0; i < r * r; i++) in[i / r][i % r] = tap[i / r][i % r][row];
                 transform(FILTER, size, r, in, out);
                 real *to = u + g->c * j0 + (c0 + row) * pitch + j;
-#pragma GCC unroll 36
+#pragma GCC unroll 64
                 for (int i = 0; i < size * size; i++)
                     v_store(to + i * point, out[i / size][i % size]);
             }
@@ -240,20 +273,20 @@ CN_INLINE void read_tiles(const int m, const int r, const winograd *g, const rea
                           ptrdiff_t first, ptrdiff_t count, real *v, const real *zero) {
     const int size = m + r - 1;
     ptrdiff_t c = g->c, pitch = tile_pitch(c), point = point_size(pitch);
-    const real *pixels[2][36];
+    const real *pixels[2][MOST * MOST];
     tile_pixels(size, g, x, place_of(g, first), zero, pixels[0]);
     for (ptrdiff_t t = 0; t < count; t++) {
         const real **pixel = pixels[t % 2], **next = pixels[(t + 1) % 2];
         tile_pixels(size, g, x, place_of(g, first + cn_min(t + 1, count - 1)), zero, next);
         for (ptrdiff_t l = 0; l < c; l += VL) {
-            vec in[6][6], out[6][6];
-#pragma GCC unroll 36
+            vec in[MOST][MOST], out[MOST][MOST];
+#pragma GCC unroll 64
             for (int i = 0; i < size * size; i++) {
                 in[i / size][i % size] = v_load_n(pixel[i] + l, c - l);
                 __builtin_prefetch(l + VL < c ? pixel[i] + l + VL : next[i]);
             }
             transform(INPUT, size, 0, in, out);
-#pragma GCC unroll 36
+#pragma GCC unroll 64
             for (int i = 0; i < size * size; i++)
                 v_store(v + i * point + t * pitch + l, out[i / size][i % size]);
         }
@@ -276,9 +309,9 @@ CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const re
         ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
         real *corner = y + output_of(g, at);
         for (ptrdiff_t j = 0; j < width; j += VL) {
-            vec in[6][6], out[6][6];
+            vec in[MOST][MOST], out[MOST][MOST];
             vec add = bias ? v_load_n(bias + j, width - j) : (vec){0};
-#pragma GCC unroll 36
+#pragma GCC unroll 64
             for (int i = 0; i < size * size; i++)
                 in[i / size][i % size] = v_load(p + i * point + t * GEMM_NR + j);
             transform(OUTPUT, size, m, in, out);
@@ -371,18 +404,17 @@ CN_INLINE void read_gradients(const int m, const int r, const winograd *g, const
         const real *corner = dy + output_of(g, at);
         const real *next = dy + output_of(g, place_of(g, first + cn_min(t + 1, count - 1)));
         for (ptrdiff_t j = 0; j < width; j += VL) {
-            vec in[6][6], out[6][6];
+            vec in[MOST][MOST], out[MOST][MOST];
             const real *ahead = j + VL < width ? corner + j + VL : next;
 #pragma GCC unroll 16
             for (int i = 0; i < m * m; i++) {
                 ptrdiff_t pixel = (i / m * g->q + i % m) * g->k;
                 int inside = i / m < rows && i % m < columns;
-                in[i / m][i % m] =
-                    inside ? v_load_n(corner + pixel + j, width - j) : (vec){0};
+                in[i / m][i % m] = inside ? v_load_n(corner + pixel + j, width - j) : (vec){0};
                 if (inside) __builtin_prefetch(ahead + pixel);
             }
             transform(GRADIENT, size, m, in, out);
-#pragma GCC unroll 36
+#pragma GCC unroll 64
             for (int i = 0; i < size * size; i++)
                 v_store(z + i * point + t * pitch + j, out[i / size][i % size]);
         }
@@ -434,8 +466,8 @@ CN_INLINE void weights_of(const int m, const int r, const winograd *g, const rea
         for (ptrdiff_t j = 0; j < g->k; j += VL) {
             ptrdiff_t panel = j / GEMM_NR, pitch = cn_round_up(gemm_panel_width(g->k, panel), VL);
             const real *from = du + g->c * panel * GEMM_NR + l * pitch + j % GEMM_NR;
-            vec in[6][6], out[6][6];
-#pragma GCC unroll 36
+            vec in[MOST][MOST], out[MOST][MOST];
+#pragma GCC unroll 64
             for (int i = 0; i < size * size; i++) {
                 vec sum = v_load(from + i * matrix);
                 for (ptrdiff_t part = 1; part < parts; part++)
