@@ -12,7 +12,7 @@ from .plan import Op, Tensor, kernel_fields
 
 def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
     rectified = relu_into_producer(share_gradient_of_add(ops), keep)
-    return relu_into_batchnorm_backward(rectified, keep)
+    return relu_into_max_pool_backward(relu_into_batchnorm_backward(rectified, keep), keep)
 
 
 # Sides of the tiles of outputs that src/winograd.h has for a filter's side.
@@ -118,6 +118,25 @@ def relu_into_batchnorm_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> l
         dy = replace(given, shape=op.inputs["dy"].shape, source=given)
         inputs = op.inputs | {"dy": dy, "beta": maker.inputs["beta"]}
         return replace(op, inputs=inputs, fused={"relu": 1})
+
+    return _merge_neighbours(ops, keep, merge)
+
+
+def relu_into_max_pool_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
+    """The gradient of a ReLU in front of a max pooling: where the largest of a window is positive,
+    the ReLU let it through."""
+    makers = {op.outputs["winner"].root: op for op in ops if op.kernel == "max_pool2d_forward"}
+
+    def merge(before: Op, op: Op) -> Op | None:
+        if (before.kernel, op.kernel) != ("max_pool2d_backward", "relu_backward"):
+            return None
+        maker = makers[before.inputs["winner"].root]
+        if op.inputs["y"].root is not maker.inputs["x"].root:
+            return None
+        made = op.outputs["dx"]
+        dx = replace(made, shape=before.outputs["dx"].shape, source=made)
+        inputs = before.inputs | {"y": maker.outputs["y"]}
+        return replace(before, inputs=inputs, outputs={"dx": dx}, fused={"relu": 1})
 
     return _merge_neighbours(ops, keep, merge)
 

@@ -26,79 +26,118 @@ static const char *forward_check(const void *args) {
 /* Places in a window, one for each lane. */
 typedef uint16_t place_vec __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
-/* The largest of up to VL channels over one window, and where it was. */
-CN_INLINE void pool(const max_pool2d_forward *a, const real *image, window o, ptrdiff_t j,
-                    ptrdiff_t some, real *y, uint16_t *winner) {
-    ptrdiff_t w = a->x.shape[2], c = a->x.shape[3];
+/* Whether all of a window of 2x2 pixels, the usual one, lies in the image: its loops then have
+ * constant bounds. */
+CN_INLINE int whole_2x2(window o, const ptrdiff_t *size) {
+    return size[0] == 2 && size[1] == 2 && o.r0 + o.s0 == 0 && o.r1 + o.s1 == 4;
+}
+static const window WHOLE_2X2 = {0, 0, 0, 2, 0, 2};
+
+/* The largest of up to VL channels of a window's pixels in the image, and where it was. The window
+ * begins at `corner`, perhaps outside; it has `pitch` from row to row, `across` places in a row. */
+CN_INLINE void pool(const real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t c,
+                    const window o, const ptrdiff_t across, ptrdiff_t some, real *y,
+                    uint16_t *winner) {
     vec best = {0};
     ivec where = {0};
     int first = 1;
     for (ptrdiff_t r = o.r0; r < o.r1; r++)
         for (ptrdiff_t s = o.s0; s < o.s1; s++) {
-            vec v = v_load_n(image + ((o.row + r) * w + o.column + s) * c + j, some);
+            vec v = v_load_n(image + (corner + r * pitch + s * c), some);
             /* Greater, or the first NaN. */
             ivec wins = first ? ~(ivec){0} : (ivec)((v > best) | ((v != v) & (best == best)));
             best = v_select(wins, v, best);
-            where = (where & ~wins) | (wins & (bits)(r * a->size[1] + s));
+            where = (where & ~wins) | (wins & (bits)(r * across + s));
             first = 0;
         }
-    v_store_n(y + j, best, some);
+    v_store_n(y, best, some);
     place_vec places = __builtin_convertvector(where, place_vec);
-    memcpy(winner + j, &places, 2 * (size_t)cn_min(some, VL));
+    memcpy(winner, &places, 2 * (size_t)cn_min(some, VL));
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
     (void)step, (void)scratch;
     const max_pool2d_forward *a = args;
-    ptrdiff_t c = a->x.shape[3], example = cn_example(a->y);
+    ptrdiff_t c = a->x.shape[3], pitch = a->x.shape[2] * c, example = cn_example(a->y);
     const real *image = (const real *)a->x.data + i * cn_example(a->x);
     real *y = (real *)a->y.data + i * example;
     uint16_t *winner = (uint16_t *)a->winner.data + i * example;
     for (ptrdiff_t p = 0; p < a->y.shape[1]; p++)
         for (ptrdiff_t q = 0; q < a->y.shape[2]; q++, y += c, winner += c) {
             window o = window_at(a->x, a->size, a->stride, a->padding, p, q);
-            ptrdiff_t j = 0;
-            for (; j + VL <= c; j += VL) pool(a, image, o, j, VL, y, winner);
-            if (j < c) pool(a, image, o, j, c - j, y, winner);
+            ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
+            if (whole_2x2(o, a->size))
+                for (; j + VL <= c; j += VL)
+                    pool(image, corner + j, pitch, c, WHOLE_2X2, 2, VL, y + j, winner + j);
+            for (; j < c; j += VL)
+                pool(image, corner + j, pitch, c, o, a->size[1], c - j, y + j, winner + j);
         }
 }
 
 static const char *backward_check(const void *args) {
     const max_pool2d_backward *a = args;
-    return check(a->dx, a->dy, a->winner, a->size, a->stride, a->padding);
+    const char *wrong = check(a->dx, a->dy, a->winner, a->size, a->stride, a->padding);
+    if (wrong) return wrong;
+    if (a->relu && !cn_same(a->y, a->dy)) return "y must have the shape of dy";
+    return NULL;
 }
 
-/* Adds the gradient of up to VL channels to the pixel of the window that won. Only pixels of the
- * image are looked at, so that a winner not made by the forward pass does no harm. */
-CN_INLINE void spread(const max_pool2d_backward *a, real *image, window o, ptrdiff_t j,
-                      ptrdiff_t some, const real *dy, const uint16_t *winner) {
-    ptrdiff_t w = a->dx.shape[2], c = a->dx.shape[3];
+/* Gives the gradient of up to VL channels to the pixel of the window that won; or adds it to what
+ * the pixels have. Only pixels of the image are looked at, so that a winner not made by the forward
+ * pass does no harm. */
+CN_INLINE void spread(real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t c, const window o,
+                      const ptrdiff_t across, const int add, ptrdiff_t some, vec g,
+                      const uint16_t *winner) {
     place_vec places = {0};
-    memcpy(&places, winner + j, 2 * (size_t)cn_min(some, VL));
+    memcpy(&places, winner, 2 * (size_t)cn_min(some, VL));
     ivec where = __builtin_convertvector(places, ivec);
-    vec g = v_load_n(dy + j, some);
     for (ptrdiff_t r = o.r0; r < o.r1; r++)
         for (ptrdiff_t s = o.s0; s < o.s1; s++) {
-            real *dx = image + ((o.row + r) * w + o.column + s) * c + j;
-            ivec won = where == (bits)(r * a->size[1] + s);
-            v_store_n(dx, v_load_n(dx, some) + v_select(won, g, (vec){0}), some);
+            real *dx = image + (corner + r * pitch + s * c);
+            ivec won = where == (bits)(r * across + s);
+            vec given = v_select(won, g, (vec){0});
+            if (add) given += v_load_n(dx, some);
+            v_store_n(dx, given, some);
         }
+}
+
+/* The gradient of up to VL results; with a ReLU in front of the pooling, of those it let through.
+ */
+CN_INLINE vec gradient(const real *dy, const real *y, ptrdiff_t some) {
+    vec g = v_load_n(dy, some);
+    return y ? v_select(v_load_n(y, some) > 0, g, (vec){0}) : g;
+}
+
+/* Whether the windows cover the image along an axis, no pixel twice. */
+static int disjoint(const max_pool2d_backward *a, int axis) {
+    return a->stride[axis] >= a->size[axis];
+}
+static int covers(const max_pool2d_backward *a, int axis) {
+    ptrdiff_t end = a->dy.shape[1 + axis] * a->size[axis] - a->padding[2 * axis];
+    return a->stride[axis] == a->size[axis] && end >= a->dx.shape[1 + axis];
 }
 
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
     (void)step, (void)scratch;
     const max_pool2d_backward *a = args;
-    ptrdiff_t c = a->dx.shape[3], example = cn_example(a->dy);
+    ptrdiff_t c = a->dx.shape[3], pitch = a->dx.shape[2] * c, example = cn_example(a->dy);
+    int add = !(disjoint(a, 0) && disjoint(a, 1));
     real *dx = (real *)a->dx.data + i * cn_example(a->dx);
-    memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
+    if (!(covers(a, 0) && covers(a, 1))) memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
     const real *dy = (const real *)a->dy.data + i * example;
+    const real *y = a->relu ? (const real *)a->y.data + i * example : NULL;
     const uint16_t *winner = (const uint16_t *)a->winner.data + i * example;
     for (ptrdiff_t p = 0; p < a->dy.shape[1]; p++)
-        for (ptrdiff_t q = 0; q < a->dy.shape[2]; q++, dy += c, winner += c) {
+        for (ptrdiff_t q = 0; q < a->dy.shape[2]; q++, dy += c, y += y ? c : 0, winner += c) {
             window o = window_at(a->dx, a->size, a->stride, a->padding, p, q);
-            ptrdiff_t j = 0;
-            for (; j + VL <= c; j += VL) spread(a, dx, o, j, VL, dy, winner);
-            if (j < c) spread(a, dx, o, j, c - j, dy, winner);
+            ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
+            if (!add && whole_2x2(o, a->size))
+                for (; j + VL <= c; j += VL)
+                    spread(dx, corner + j, pitch, c, WHOLE_2X2, 2, 0, VL,
+                           gradient(dy + j, y ? y + j : NULL, VL), winner + j);
+            for (; j < c; j += VL)
+                spread(dx, corner + j, pitch, c, o, a->size[1], add, c - j,
+                       gradient(dy + j, y ? y + j : NULL, c - j), winner + j);
         }
 }
 

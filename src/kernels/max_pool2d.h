@@ -12,8 +12,11 @@
     TENSOR(x) TENSOR(y) TYPED(winner, CN_U16) SIZE(size, 2) SIZE(stride, 2) SIZE(padding, 4)
 CN_STRUCT(max_pool2d_forward, MAX_POOL2D_FORWARD)
 
+/* With relu the image came from a ReLU, whose gradient this makes too; y is read for that. */
 #define MAX_POOL2D_BACKWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                    \
-    TENSOR(dy) TYPED(winner, CN_U16) TENSOR(dx) SIZE(size, 2) SIZE(stride, 2) SIZE(padding, 4)
+    TENSOR(dy)                                                                                     \
+    TENSOR(y)                                                                                      \
+    TYPED(winner, CN_U16) TENSOR(dx) SIZE(size, 2) SIZE(stride, 2) SIZE(padding, 4) FUSED(relu)
 CN_STRUCT(max_pool2d_backward, MAX_POOL2D_BACKWARD)
 
 #endif
