@@ -15,12 +15,13 @@ def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
     return relu_into_max_pool_backward(relu_into_batchnorm_backward(rectified, keep), keep)
 
 
-# Sides of the tiles of outputs that src/winograd.h has for a filter's side.
-TILES = {3: (4, 2), 5: (4, 2)}
+# Tiles of outputs, rows and columns, that src/winograd.h has for a filter's side; its switch is the
+# number of columns.
+TILES = {3: ((4, 4), (2, 2)), 5: ((4, 4), (2, 2)), 7: ((1, 4),)}
 # Where they are faster than the direct sum, on every instruction set and for both dtypes, as
-# `benchmarks/run.py winograd` measures it: from these channels on, where so many times fewer
-# products remain (tiles reach beyond the image), and with enough tiles to pay for transforming the
-# filters, which costs as much as so many products for each transformed value.
+# `benchmarks/run.py winograd` measures it: from these channels on (tiles of one row: only of the
+# result), where so many times fewer products remain (tiles reach beyond the image), and with enough
+# tiles to pay for transforming the filters, which costs as much as so many products for each value.
 CHANNELS, SAVING, FILTER_COST = 16, 1.5, 28
 
 
@@ -29,40 +30,52 @@ def by_winograd(ops: Sequence[Op], capacity: int, inference: bool) -> list[Op]:
 
     The choice depends on shapes alone; at test time on those of one example, so that an example's
     result does not depend on how many it comes with."""
-    return [_by_winograd(op, capacity, inference) if op.op == "conv2d" else op for op in ops]
+    examples = 1 if inference else capacity
+    return [_by_winograd(op, examples) if op.op == "conv2d" else op for op in ops]
 
 
-def _by_winograd(op: Op, capacity: int, inference: bool) -> Op:
+def winograd_form(op: Op) -> str:
+    """How a forward convolution is made, in the literature's words; empty for the direct sum."""
+    r = op.inputs["w"].shape[0]
+    tiles = [tile for tile in TILES.get(r, ()) if tile[1] == op.fused.get("winograd")]
+    return "".join(f" F({rows}x{columns}, {r}x{r})" for rows, columns in tiles)
+
+
+def _by_winograd(op: Op, examples: int) -> Op:
     (r, s, c, k), image = op.inputs["w"].shape, op.inputs["x"].shape[1:3]
     padding = op.attributes["padding"]
     if r != s or r not in TILES or tuple(op.attributes["stride"]) != (1, 1) or max(padding) >= r:
         return op
-    if min(c, k) < CHANNELS:
-        return op
-
-    def tile(made: Sequence[int]) -> int:
-        """The tile's side for an image of this size, 0 for the direct sum."""
-        best, most = 0, SAVING
-        for m in TILES[r]:
-            tiles, points = prod(-(-size // m) for size in made), (m + r - 1) ** 2
-            saving = r**2 * prod(made) / (points * tiles)
-            spared = tiles * examples * (r**2 * m**2 - points)
-            if saving >= most and spared >= FILTER_COST * points:
-                best, most = m, saving
-        return best
-
-    examples = 1 if inference else capacity
     result = [
         size + before + after - r + 1
         for size, before, after in zip(image, padding[::2], padding[1::2], strict=True)
     ]
     if op.function == "forward":
-        found = {"winograd": tile(result)}
+        found = {"winograd": _tile(r, result, c, k, examples)}
     else:
-        wanted = {"winograd_dx": ("dx", image), "winograd_dw": ("dw", result)}
-        found = {n: tile(made) for n, (name, made) in wanted.items() if name in op.outputs}
+        wanted = {"dx": (image, k, c), "dw": (result, c, k)}
+        found = {
+            f"winograd_{name}": _tile(r, *what, examples)
+            for name, what in wanted.items()
+            if name in op.outputs
+        }
     found = {name: m for name, m in found.items() if m}
     return replace(op, fused=op.fused | found, replaces=op.plain()) if found else op
+
+
+def _tile(r: int, made: Sequence[int], c: int, k: int, examples: int) -> int:
+    """The switch for an image of this size and k channels from one of c; 0 for the direct sum."""
+    best, most = 0, SAVING
+    for rows, columns in TILES[r]:
+        if min(k, c if rows > 1 else k) < CHANNELS:
+            continue
+        tiles = -(-made[0] // rows) * -(-made[1] // columns)
+        points, products = (rows + r - 1) * (columns + r - 1), r**2 * rows * columns
+        saving = r**2 * prod(made) / (points * tiles)
+        pays = tiles * examples * (products - points) >= FILTER_COST * points
+        if saving >= most and pays:
+            best, most = columns, saving
+    return best
 
 
 def share_gradient_of_add(ops: Sequence[Op]) -> list[Op]:

@@ -11,6 +11,7 @@ import numpy as np
 from . import inputs, levels, losses
 from .architecture import DTYPES, Architecture, Purpose, architecture, program, training
 from .errors import DataFormatError
+from .fuse import winograd_form
 from .inputs import Examples
 from .layers import Sequential
 from .plan import GRADIENTS, PARAMETERS, PREPROCESSING, STATISTICS, Op, Plan, op_cost
@@ -472,11 +473,8 @@ class Model:
             )
             for path, _, _ in self._architecture.layers
         }
-        kinds = {
-            op.layer: " F({0}x{0}, {1}x{1})".format(op.fused["winograd"], op.inputs["w"].shape[0])
-            for op in self.plan("gradients").ops
-            if "winograd" in op.fused
-        }
+        plan = self.plan("gradients")
+        kinds = {op.layer: winograd_form(op) for op in plan.ops if op.kernel == "conv2d_forward"}
         rows = [("layer", "type", "output", "parameters", "FLOPs")]
         rows += [
             (

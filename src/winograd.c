@@ -1,147 +1,20 @@
 #include "winograd.h"
 
-/* One-dimensional transforms. A tile of `size` has the points 0, infinity and pairs +-p between;
- * `count` is that of the outputs or of the filter. */
-enum { MOST = 8, MOST_PAIRS = 3 };
-CN_INLINE int pairs_of(const int size) { return size / 2 - 1; }
-CN_INLINE real pair_point(const int size, const int pair) {
-    static const real points[][MOST_PAIRS] = {{1}, {0.75, 1.5}, {0.5, 1, 2}};
-    return points[pairs_of(size) - 1][pair];
-}
+#include "winograd_rows.h"
+#include "winograd_transform.h"
 
-/* Coefficients, in x^2, of the product of x^2 - p^2 over all pairs but one (or -1). Returns the
- * degree. */
-CN_INLINE int product_of_others(const int size, const int but, real *coefficient) {
-    int degree = 0;
-    coefficient[0] = 1;
-#pragma GCC unroll 3
-    for (int pair = 0; pair < pairs_of(size); pair++) {
-        if (pair == but) continue;
-        const real square = pair_point(size, pair) * pair_point(size, pair);
-        coefficient[degree + 1] = coefficient[degree];
-#pragma GCC unroll 3
-        for (int i = degree; i > 0; i--)
-            coefficient[i] = coefficient[i - 1] - square * coefficient[i];
-        coefficient[0] *= -square;
-        degree++;
-    }
-    return degree;
-}
-
-/* Every other one of d, times the coefficients. */
-CN_INLINE vec sum_of(const int degree, const real *coefficient, const vec *d) {
-    vec sum = coefficient[0] * d[0];
-#pragma GCC unroll 3
-    for (int i = 1; i <= degree; i++) sum += coefficient[i] * d[2 * i];
-    return sum;
-}
-
-/* B^T d: the input as values at the points. */
-CN_INLINE void input_points(const int size, const vec *d, vec *out) {
-    real coefficient[MOST_PAIRS + 1];
-    int degree = product_of_others(size, -1, coefficient);
-    out[0] = sum_of(degree, coefficient, d);
-    out[size - 1] = sum_of(degree, coefficient, d + 1);
-#pragma GCC unroll 3
-    for (int pair = 0; pair < pairs_of(size); pair++) {
-        degree = product_of_others(size, pair, coefficient);
-        vec even = sum_of(degree, coefficient, d + 2);
-        vec odd = pair_point(size, pair) * sum_of(degree, coefficient, d + 1);
-        out[2 * pair + 1] = even + odd;
-        out[2 * pair + 2] = even - odd;
-    }
-}
-
-/* Values at the points of the polynomial with coefficients g; its transpose follows. */
-CN_INLINE void evaluate(const int size, const int count, const vec *g, vec *out) {
-    out[0] = g[0];
-#pragma GCC unroll 3
-    for (int pair = 0; pair < pairs_of(size); pair++) {
-        const real point = pair_point(size, pair);
-        vec even = g[0], odd = point * g[1];
-        real power = point;
-#pragma GCC unroll 8
-        for (int i = 2; i < count; i++) {
-            power *= point;
-            if (i % 2)
-                odd += power * g[i];
-            else
-                even += power * g[i];
-        }
-        out[2 * pair + 1] = even + odd;
-        out[2 * pair + 2] = even - odd;
-    }
-    out[size - 1] = g[count - 1];
-}
-CN_INLINE void combine(const int size, const int count, const vec *u, vec *out) {
-#pragma GCC unroll 3
-    for (int pair = 0; pair < pairs_of(size); pair++) {
-        vec sum = u[2 * pair + 1] + u[2 * pair + 2], difference = u[2 * pair + 1] - u[2 * pair + 2];
-        real power = 1;
-#pragma GCC unroll 8
-        for (int i = 0; i < count; i++) {
-            vec term = power * (i % 2 ? difference : sum);
-            out[i] = pair ? (vec)(out[i] + term) : term;
-            power *= pair_point(size, pair);
-        }
-    }
-    out[0] += u[0];
-    out[count - 1] += u[size - 1];
-}
-
-/* Divides values at the points by the products of their differences from the other points. */
-CN_INLINE void divide(const int size, const vec *in, vec *out) {
-    real at_zero = 1;
-#pragma GCC unroll 3
-    for (int pair = 0; pair < pairs_of(size); pair++) {
-        const real square = pair_point(size, pair) * pair_point(size, pair);
-        real product = 2 * square;
-#pragma GCC unroll 3
-        for (int i = 0; i < pairs_of(size); i++)
-            if (i != pair) product *= square - pair_point(size, i) * pair_point(size, i);
-        out[2 * pair + 1] = 1 / product * in[2 * pair + 1];
-        out[2 * pair + 2] = 1 / product * in[2 * pair + 2];
-        at_zero *= -square;
-    }
-    out[0] = 1 / at_zero * in[0];
-    out[size - 1] = in[size - 1];
-}
-
-typedef enum { INPUT, FILTER, OUTPUT, GRADIENT, FILTER_SUMS } transform_kind;
-
-CN_INLINE void one_way(const transform_kind kind, const int size, const int count, const vec *in,
-                       vec *out) {
-    vec between[MOST];
-    switch (kind) {
-    case INPUT:
-        input_points(size, in, out);
-        break;
-    case FILTER:
-        evaluate(size, count, in, between);
-        divide(size, between, out);
-        break;
-    case OUTPUT:
-        combine(size, count, in, out);
-        break;
-    case GRADIENT:
-        evaluate(size, count, in, out);
-        break;
-    case FILTER_SUMS:
-        divide(size, in, between);
-        combine(size, count, between, out);
-        break;
-    }
-}
+/* The largest tile. */
+enum { SIDE = 8 };
 
 /* Columns and then rows: out (after, after) of in (before, before). */
 CN_INLINE void transform(const transform_kind kind, const int size, const int count,
-                         const vec in[MOST][MOST], vec out[MOST][MOST]) {
+                         const vec in[SIDE][SIDE], vec out[SIDE][SIDE]) {
     const int before = kind == FILTER || kind == GRADIENT ? count : size;
     const int after = kind == OUTPUT || kind == FILTER_SUMS ? count : size;
-    vec half[MOST][MOST];
+    vec half[SIDE][SIDE];
 #pragma GCC unroll 8
     for (int j = 0; j < before; j++) {
-        vec column[MOST], points[MOST];
+        vec column[SIDE], points[SIDE];
 #pragma GCC unroll 8
         for (int i = 0; i < before; i++) column[i] = in[i][j];
         one_way(kind, size, count, column, points);
@@ -152,10 +25,13 @@ CN_INLINE void transform(const transform_kind kind, const int size, const int co
     for (int i = 0; i < after; i++) one_way(kind, size, count, half[i], out[i]);
 }
 
-/* Each of the functions below is compiled for every pair of a tile's outputs and a filter. */
-#define FOR_EACH_FORM(g, call)                                                                     \
+/* Each of the functions below is compiled for every pair of a tile's outputs and a filter; 7x7
+ * filters have functions of their own. */
+#define FOR_EACH_FORM(g, call, rows)                                                               \
     do {                                                                                           \
-        if ((g)->m == 4 && (g)->r == 3)                                                            \
+        if (by_rows(g))                                                                            \
+            rows;                                                                                  \
+        else if ((g)->m == 4 && (g)->r == 3)                                                       \
             call(4, 3);                                                                            \
         else if ((g)->r == 3)                                                                      \
             call(2, 3);                                                                            \
@@ -165,11 +41,14 @@ CN_INLINE void transform(const transform_kind kind, const int size, const int co
             call(2, 5);                                                                            \
     } while (0)
 
+static int by_rows(const winograd *g) { return g->r == 7; }
+
 static ptrdiff_t points(const winograd *g) { return (g->m + g->r - 1) * (g->m + g->r - 1); }
 
 /* Filters: u[point] is a (c, k) matrix in panels. */
 
 ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
+    if (by_rows(g)) return CN(winograd_rows_filter_size)(g);
     return points(g) * gemm_packed_size(g->c, g->k);
 }
 
@@ -177,6 +56,7 @@ ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
 enum { FILTER_ROWS = 2 * VL };
 
 ptrdiff_t CN(winograd_filter_chunks)(const winograd *g) {
+    if (by_rows(g)) return CN(winograd_rows_filter_chunks)(g);
     return gemm_panels(g->k) * cn_ceil_div(g->c, FILTER_ROWS);
 }
 
@@ -211,7 +91,7 @@ CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w
         for (ptrdiff_t j = 0; j < pitch; j += VL) {
             read_taps(r, g, w, turned, c0, j0 + j, tap);
             for (ptrdiff_t row = 0; row < cn_min(VL, end - c0); row++) {
-                vec in[MOST][MOST], out[MOST][MOST];
+                vec in[SIDE][SIDE], out[SIDE][SIDE];
 #pragma GCC unroll 25
                 for (int i = 0; i < r * r; i++) in[i / r][i % r] = tap[i / r][i % r][row];
                 transform(FILTER, size, r, in, out);
@@ -225,7 +105,7 @@ CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w
 
 void CN(winograd_filter)(const winograd *g, const real *w, int turned, real *u, ptrdiff_t chunk) {
 #define CALL(m, r) filter(m, r, g, w, turned, u, chunk)
-    FOR_EACH_FORM(g, CALL);
+    FOR_EACH_FORM(g, CALL, CN(winograd_rows_filter)(g, w, turned, u, chunk));
 #undef CALL
 }
 
@@ -273,13 +153,13 @@ CN_INLINE void read_tiles(const int m, const int r, const winograd *g, const rea
                           ptrdiff_t first, ptrdiff_t count, real *v, const real *zero) {
     const int size = m + r - 1;
     ptrdiff_t c = g->c, pitch = tile_pitch(c), point = point_size(pitch);
-    const real *pixels[2][MOST * MOST];
+    const real *pixels[2][SIDE * SIDE];
     tile_pixels(size, g, x, place_of(g, first), zero, pixels[0]);
     for (ptrdiff_t t = 0; t < count; t++) {
         const real **pixel = pixels[t % 2], **next = pixels[(t + 1) % 2];
         tile_pixels(size, g, x, place_of(g, first + cn_min(t + 1, count - 1)), zero, next);
         for (ptrdiff_t l = 0; l < c; l += VL) {
-            vec in[MOST][MOST], out[MOST][MOST];
+            vec in[SIDE][SIDE], out[SIDE][SIDE];
 #pragma GCC unroll 64
             for (int i = 0; i < size * size; i++) {
                 in[i / size][i % size] = v_load_n(pixel[i] + l, c - l);
@@ -309,7 +189,7 @@ CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const re
         ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
         real *corner = y + output_of(g, at);
         for (ptrdiff_t j = 0; j < width; j += VL) {
-            vec in[MOST][MOST], out[MOST][MOST];
+            vec in[SIDE][SIDE], out[SIDE][SIDE];
             vec add = bias ? v_load_n(bias + j, width - j) : (vec){0};
 #pragma GCC unroll 64
             for (int i = 0; i < size * size; i++)
@@ -326,6 +206,7 @@ CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const re
 }
 
 ptrdiff_t CN(winograd_scratch)(const winograd *g) {
+    if (by_rows(g)) return CN(winograd_rows_scratch)(g);
     return points(g) * (point_size(tile_pitch(g->c)) + point_size(GEMM_NR)) + cn_round_up(g->c, VL);
 }
 
@@ -343,7 +224,9 @@ static ptrdiff_t tile_blocks(const winograd *g) {
     return cn_max(cn_ceil_div(tiles, BLOCK), wanted);
 }
 
-ptrdiff_t CN(winograd_chunks)(const winograd *g) { return tile_blocks(g) * panel_groups(g); }
+ptrdiff_t CN(winograd_chunks)(const winograd *g) {
+    return by_rows(g) ? CN(winograd_rows_chunks)(g) : tile_blocks(g) * panel_groups(g);
+}
 
 CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, const real *u,
                    const real *bias, int relu, real *y, ptrdiff_t chunk, real *scratch) {
@@ -372,7 +255,7 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
 void CN(winograd_run)(const winograd *g, const real *x, const real *u, const real *bias, int relu,
                       real *y, ptrdiff_t chunk, real *scratch) {
 #define CALL(m, r) run(m, r, g, x, u, bias, relu, y, chunk, scratch)
-    FOR_EACH_FORM(g, CALL);
+    FOR_EACH_FORM(g, CALL, CN(winograd_rows_run)(g, x, u, bias, relu, y, chunk, scratch));
 #undef CALL
 }
 
@@ -387,9 +270,11 @@ static ptrdiff_t weight_parts(const winograd *g) {
 }
 
 ptrdiff_t CN(winograd_weights_size)(const winograd *g) {
+    if (by_rows(g)) return CN(winograd_rows_weights_size)(g);
     return weight_parts(g) * CN(winograd_filter_size)(g);
 }
 ptrdiff_t CN(winograd_weights_chunks)(const winograd *g) {
+    if (by_rows(g)) return CN(winograd_rows_weights_chunks)(g);
     return weight_parts(g) * gemm_panels(g->k);
 }
 
@@ -404,7 +289,7 @@ CN_INLINE void read_gradients(const int m, const int r, const winograd *g, const
         const real *corner = dy + output_of(g, at);
         const real *next = dy + output_of(g, place_of(g, first + cn_min(t + 1, count - 1)));
         for (ptrdiff_t j = 0; j < width; j += VL) {
-            vec in[MOST][MOST], out[MOST][MOST];
+            vec in[SIDE][SIDE], out[SIDE][SIDE];
             const real *ahead = j + VL < width ? corner + j + VL : next;
 #pragma GCC unroll 16
             for (int i = 0; i < m * m; i++) {
@@ -449,14 +334,16 @@ CN_INLINE void weights(const int m, const int r, const winograd *g, const real *
 void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real *du,
                           ptrdiff_t chunk, real *scratch) {
 #define CALL(m, r) weights(m, r, g, x, dy, du, chunk, scratch)
-    FOR_EACH_FORM(g, CALL);
+    FOR_EACH_FORM(g, CALL, CN(winograd_rows_weights)(g, x, dy, du, chunk, scratch));
 #undef CALL
 }
 
 /* Rows of dw that one chunk makes. */
 enum { COMBINE_ROWS = 8 };
 
-ptrdiff_t CN(winograd_combine_chunks)(const winograd *g) { return cn_ceil_div(g->c, COMBINE_ROWS); }
+ptrdiff_t CN(winograd_combine_chunks)(const winograd *g) {
+    return by_rows(g) ? CN(winograd_rows_combine_chunks)(g) : cn_ceil_div(g->c, COMBINE_ROWS);
+}
 
 CN_INLINE void weights_of(const int m, const int r, const winograd *g, const real *du, real *dw,
                           ptrdiff_t chunk) {
@@ -466,7 +353,7 @@ CN_INLINE void weights_of(const int m, const int r, const winograd *g, const rea
         for (ptrdiff_t j = 0; j < g->k; j += VL) {
             ptrdiff_t panel = j / GEMM_NR, pitch = cn_round_up(gemm_panel_width(g->k, panel), VL);
             const real *from = du + g->c * panel * GEMM_NR + l * pitch + j % GEMM_NR;
-            vec in[MOST][MOST], out[MOST][MOST];
+            vec in[SIDE][SIDE], out[SIDE][SIDE];
 #pragma GCC unroll 64
             for (int i = 0; i < size * size; i++) {
                 vec sum = v_load(from + i * matrix);
@@ -483,6 +370,6 @@ CN_INLINE void weights_of(const int m, const int r, const winograd *g, const rea
 
 void CN(winograd_combine)(const winograd *g, const real *du, real *dw, ptrdiff_t chunk) {
 #define CALL(m, r) weights_of(m, r, g, du, dw, chunk)
-    FOR_EACH_FORM(g, CALL);
+    FOR_EACH_FORM(g, CALL, CN(winograd_rows_combine)(g, du, dw, chunk));
 #undef CALL
 }

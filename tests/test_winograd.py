@@ -12,12 +12,13 @@ from cnncore.plan import Op
 TWIN = reference.op("conv2d")
 # By a tile's size: all but infinity.
 POINTS = {
+    10: np.array([0, 0.375, -0.375, 0.75, -0.75, 1.25, -1.25, 3, -3]),
     8: np.array([0, 0.5, -0.5, 1, -1, 2, -2]),
     6: np.array([0, 0.75, -0.75, 1.5, -1.5]),
     4: np.array([0.0, 1, -1]),
 }
-# Outputs and filter of a tile, as in src/winograd.h.
-FORMS = [(4, 3), (2, 3), (4, 5), (2, 5)]
+# Outputs and filter of a tile, as in src/winograd.h; 7x7 filters along the rows only.
+FORMS = [(4, 3), (2, 3), (4, 5), (2, 5), (4, 7)]
 
 # n, h, w, c, k, padding
 SHAPES = [
@@ -78,13 +79,21 @@ def magnitude_of(x, w, padding, m):
     a, g, b = map(abs, matrices(m, r))
     n, h, width, c = x.shape
     p, q = h + 2 * padding - r + 1, width + 2 * padding - r + 1
-    down, across = -(-p // m), -(-q // m)
-    bordered = np.zeros((n, m * down + r - 1, m * across + r - 1, c))
+    rows = m if r < 7 else 1
+    down, across = -(-p // rows), -(-q // m)
+    bordered = np.zeros((n, rows * down + r - 1, m * across + r - 1, c))
     bordered[:, padding : padding + h, padding : padding + width] = abs(x)[
         :, : bordered.shape[1] - padding, : bordered.shape[2] - padding
     ]
+    y = np.zeros((n, rows * down, m * across, w.shape[3]))
+    if rows == 1:
+        u = np.einsum("bj,ijck->ibck", g, abs(w).astype(float))
+        for j in range(across):
+            v = np.einsum("bj,nijc->nibc", b, bordered[:, :, m * j : m * j + m + r - 1])
+            products = sum(np.einsum("nibc,bck->nibk", v[:, i : i + p], u[i]) for i in range(r))
+            y[:, :, m * j : m * j + m] = np.einsum("qb,nibk->niqk", a, products)
+        return y[:, :p, :q]
     u = np.einsum("ai,bj,ijck->abck", g, g, abs(w).astype(float))
-    y = np.zeros((n, m * down, m * across, w.shape[3]))
     for i, j in itertools.product(range(down), range(across)):
         tile = bordered[:, m * i : m * i + m + r - 1, m * j : m * j + m + r - 1]
         v = np.einsum("ai,bj,nijc->nabc", b, b, tile)
@@ -126,15 +135,17 @@ def test_every_pass_is_within_what_rounding_can_do(form, shape, dtype, isa):
     found, expected, arrays, dy = passes(shape, dtype, isa, form=form)
     eps = np.finfo(dtype).eps / 2
     c, k, padding = shape[3:]
+    terms, ways, rows = (7, 1, 1) if r == 7 else (1, 2, m)  # for each channel
     y = magnitude_of(arrays["x"], arrays["w"], padding, m) + abs(arrays["b"])
-    assert within(found["y"], expected["y"], (c + 40) * eps * y)
+    assert within(found["y"], expected["y"], (terms * c + 40) * eps * y)
     turned = arrays["w"][::-1, ::-1].transpose(0, 1, 3, 2)
     dx = magnitude_of(dy, turned, r - 1 - padding, m)
-    assert within(found["dx"], expected["dx"], (k + 40) * eps * dx)
+    assert within(found["dx"], expected["dx"], (terms * k + 40) * eps * dx)
     # dw sums over tiles, not channels; its products have the same factors.
-    tiles = np.prod([-(-s // m) for s in expected["y"].shape[1:3]]) * shape[0]
+    n, p, q, _ = expected["y"].shape
+    tiles = n * -(-p // rows) * -(-q // m)
     a, g, b = map(abs, matrices(m, r))
-    largest = (b.sum(1).max() * a.sum(0).max() * g.sum(0).max()) ** 2
+    largest = (b.sum(1).max() * a.sum(0).max() * g.sum(0).max()) ** ways
     dw = largest * abs(arrays["x"]).max() * abs(dy).max() * tiles
     assert within(found["dw"], expected["dw"], (min(tiles, 96) + 40) * eps * dw)
     assert within(found["db"], expected["db"], 1e-3 if dtype == "float32" else 1e-11)
@@ -150,7 +161,7 @@ def test_the_error_is_near_that_of_the_direct_sum(dtype, form):
     found, expected, arrays, dy = passes(shape, dtype, form=form)
     given = {"dy": dy, "x": arrays["x"], "w": arrays["w"]}
     direct = by_kernel("forward", arrays, 0, padding=1) | by_kernel("backward", given, 0, padding=1)
-    limits = (6, 6, 25) if form == (4, 5) else (3, 3, 6)
+    limits = (6, 6, 25) if form == (4, 5) else (7, 7, 8) if form == (4, 7) else (3, 3, 6)
     for name, limit in zip(("y", "dx", "dw"), limits, strict=True):
         error, usual = (
             np.sqrt(((array - expected[name]) ** 2).mean()) for array in (found[name], direct[name])
@@ -220,7 +231,7 @@ def test_nan_and_infinity_stay_visible():
     ("attributes", "filters", "m"),
     [
         ({"stride": 2, "padding": 1}, 3, 4), ({"padding": 2}, 5, 3), ({"padding": 3}, 3, 4),
-        ({}, 3, 3), ({}, 3, 1), ({}, 3, -2), ({"padding": 5}, 5, 2), ({}, 7, 2),
+        ({}, 3, 3), ({}, 3, 1), ({}, 3, -2), ({"padding": 5}, 5, 2), ({}, 7, 2), ({}, 9, 4),
     ],
 )  # fmt: skip
 def test_the_kernel_refuses_what_it_cannot_do(attributes, filters, m):
@@ -264,6 +275,19 @@ def test_plans_choose_it_by_shape():
         ]  # fmt: skip
     exact = cnn.Model(net, (16, 16, 3), precision="exact")
     assert not any(map(any, chosen(exact).values()))
+
+
+def test_large_filters_of_a_first_layer_are_transformed_along_rows():
+    net = [
+        cnn.Conv2d(32, 7, padding=3), cnn.ReLU(), cnn.Conv2d(4, 7, padding=3, name="few"),
+        cnn.Conv2d(32, 7, padding=3, name="again"), cnn.GlobalAvgPool2d(), cnn.Affine(10),
+    ]  # fmt: skip
+    model = cnn.Model(net, (16, 16, 3))
+    found = chosen(model)
+    assert (found["0.forward"], found["0.backward"]) == ((4,), (0, 4))
+    assert (found["few.forward"], found["few.backward"]) == ((0,), (4, 0))
+    assert (found["again.forward"], found["again.backward"]) == ((4,), (0, 4))
+    assert "Conv2d F(1x4, 7x7)" in model.summary()
 
 
 def test_precision_is_kept(tmp_path, monkeypatch):

@@ -118,16 +118,17 @@ static geometry forward_geometry(const conv2d_forward *a) {
     return geometry_of(a->x, a->w, a->y, a->stride, a->padding);
 }
 
-/* Whether winograd.h can do it by tiles of m: 3x3 or 5x5 filters at stride 1, and no padding beyond
- * what they reach. */
+/* Whether winograd.h can do it by tiles of m: 3x3, 5x5 or 7x7 filters at stride 1, and no padding
+ * beyond what they reach. */
 static const char *check_winograd(ptrdiff_t m, cn_tensor w, const ptrdiff_t *stride,
                                   const ptrdiff_t *padding) {
     ptrdiff_t r = w.shape[0];
-    int fits = (m == 2 || m == 4) && (r == 3 || r == 5);
+    int fits = ((m == 2 || m == 4) && (r == 3 || r == 5)) || (m == 4 && r == 7);
     fits &= w.shape[1] == r && stride[0] == 1 && stride[1] == 1;
     for (int i = 0; i < 4; i++) fits &= padding[i] < r;
     if (m == 0 || fits) return NULL;
-    return "winograd needs tiles of 2 or 4, 3x3 or 5x5 filters, stride 1, padding below the filter";
+    return "winograd needs 3x3 or 5x5 filters, or 7x7 by tiles of 4, stride 1, padding below the "
+           "filter";
 }
 
 /* The convolution as winograd.h has it, of n examples; and the one that makes dx of dy. */
