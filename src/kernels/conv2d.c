@@ -333,8 +333,8 @@ static ptrdiff_t weight_images(const geometry *g) {
 }
 
 typedef struct {
-    ptrdiff_t weights;                             /* elements of w */
-    ptrdiff_t parts;                               /* of the reduction over the batch, at most */
+    ptrdiff_t filter_rows, weights; /* rows of k filters, as panels; reals of those */
+    ptrdiff_t parts;                /* of the reduction over the batch, at most */
     ptrdiff_t packed_w, dw_parts, db_parts, bytes; /* workspace */
     ptrdiff_t packed_dy, scratch;                  /* a thread's scratch: window of x, then dy */
 } backward_layout;
@@ -352,7 +352,8 @@ static int apart(const conv2d_backward *a) {
 static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     backward_layout o;
     ptrdiff_t real_bytes = (ptrdiff_t)sizeof(real);
-    o.weights = g->r * g->s * g->c * g->k;
+    o.filter_rows = g->r * g->s * g->c;
+    o.weights = gemm_packed_size(o.filter_rows, g->k);
     o.parts = cn_clamp(64 / gemm_panels(g->k), 1, cn_max(1, (4 << 20) / (o.weights * 8)));
     o.packed_w = 0;
     winograd dw = winograd_of(g, g->n, a->winograd_dw), dx = winograd_dx(g, g->n, a->winograd_dx);
@@ -376,6 +377,12 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
 }
 
 static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) { return cn_min(o.parts, n); }
+
+/* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
+ * that write beside each other would get in each other's way. */
+static int sums_are_dw(const geometry *g, backward_layout o, ptrdiff_t n) {
+    return active_parts(o, n) == 1 && gemm_panels(g->k) == 1;
+}
 
 static const char *backward_check(const void *args) {
     const conv2d_backward *a = args;
@@ -479,8 +486,10 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
     ptrdiff_t parts = active_parts(o, n), j = panel * GEMM_NR,
               width = gemm_panel_width(g->k, panel);
     real *packed = (real *)(scratch + o.packed_dy);
-    real *out = parts > 1 ? (real *)((char *)a->head.workspace + o.dw_parts) + part * o.weights
-                          : (real *)a->dw.data;
+    int direct = sums_are_dw(g, o, n);
+    ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
+    real *sums = (real *)((char *)a->head.workspace + o.dw_parts) + part * o.weights;
+    real *out = direct ? a->dw.data : sums + o.filter_rows * j;
     ptrdiff_t block = weight_block(g), together = weight_images(g), example = g->h * g->w * g->c;
     ptrdiff_t image = cn_part(n, parts, part), end = cn_part(n, parts, part + 1);
     int accumulate = 0;
@@ -510,8 +519,8 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                                     g->stride_w * g->c,
                                     images,
                                     next};
-                CN(gemm)(&pixels, taps, is_panel ? dy : packed, width, out + r * taps * g->k + j,
-                         g->k, (gemm_epilogue){NULL, 0, accumulate});
+                CN(gemm)(&pixels, taps, is_panel ? dy : packed, width, out + r * taps * pitch,
+                         pitch, (gemm_epilogue){NULL, 0, accumulate});
             }
             accumulate = 1;
         }
@@ -542,8 +551,8 @@ static void apart_run(const void *args, const cn_step *step, ptrdiff_t chunk, vo
     dw_run(a, &g, layout_of(a, &g), step->n, chunk, scratch);
 }
 
-/* Elements of dw that one chunk adds up. */
-enum { COMBINE_BLOCK = 4096 };
+/* Rows of dw that one chunk adds up: some 4096 elements. */
+static ptrdiff_t combine_rows(const geometry *g) { return cn_max(1, 4096 / g->k); }
 
 static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
@@ -552,8 +561,8 @@ static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
     winograd dw = winograd_of(&g, n, a->winograd_dw);
     if (cn_present(a->dw) && a->winograd_dw)
         return CN(winograd_combine_chunks)(&dw) + cn_present(a->db);
-    int parts = cn_present(a->dw) && active_parts(o, n) > 1;
-    return (parts ? cn_ceil_div(o.weights, COMBINE_BLOCK) : 0) + cn_present(a->db);
+    int parts = cn_present(a->dw) && !sums_are_dw(&g, o, n);
+    return (parts ? cn_ceil_div(o.filter_rows, combine_rows(&g)) : 0) + cn_present(a->db);
 }
 
 static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -572,8 +581,15 @@ static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void
         CN(winograd_combine)(&dw, (const real *)(workspace + o.dw_parts), a->dw.data, chunk);
         return;
     }
-    CN(add_parts)(a->dw.data, (const real *)(workspace + o.dw_parts), active_parts(o, step->n),
-                  o.weights, chunk * COMBINE_BLOCK, cn_min((chunk + 1) * COMBINE_BLOCK, o.weights));
+    ptrdiff_t end = cn_min(o.filter_rows, (chunk + 1) * combine_rows(&g));
+    for (ptrdiff_t row = chunk * combine_rows(&g); row < end; row++)
+        for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
+            ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
+            const real *sums = (const real *)(workspace + o.dw_parts) + o.filter_rows * j +
+                               row * cn_round_up(width, VL);
+            CN(add_parts)((real *)a->dw.data + row * g.k + j, sums, active_parts(o, step->n),
+                          o.weights, 0, width);
+        }
 }
 
 #define CN_ARGS_TYPE conv2d_forward
