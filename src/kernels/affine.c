@@ -5,12 +5,16 @@
 
 /* A chunk packs a panel of the product's right side, DEPTH rows of it at a time, into its thread's
  * scratch, and multiplies a block of rows with it. The blocks are long enough to pay for that. */
-enum { DEPTH = 512, SCRATCH = DEPTH * GEMM_NR * (int)sizeof(real) };
+enum { DEPTH = 512, ROWS = 256 };
+
+/* In scratch, behind the panel: columns of x copied side by side, a little more than a power of two
+ * apart. */
+enum { COPY_PITCH = ROWS + 64 / (int)sizeof(real), COPY = DEPTH / 2 * COPY_PITCH };
 
 /* Blocks of `rows` rows, with as many columns as `panels` hold: some 16 chunks where there is
  * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold. */
 static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t panels) {
-    ptrdiff_t most = cn_ceil_div(rows, 64), least = cn_ceil_div(rows, 192);
+    ptrdiff_t most = cn_ceil_div(rows, 64), least = cn_ceil_div(rows, ROWS);
     return cn_clamp(cn_ceil_div(16, panels), least, most);
 }
 
@@ -20,30 +24,48 @@ typedef struct {
     ptrdiff_t row, column;
 } matrix;
 
-/* y = x w + bias: rows from .. to of x, all of the depth, and one panel of w's columns. x is
- * (rows, depth) with one step 1. */
-static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t panel,
-                    const real *bias, int relu, real *y, ptrdiff_t from, ptrdiff_t to,
-                    real *packed) {
-    ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
-    /* Columns of x: as many lines as sums, which may all fall into a few sets of the cache. */
+/* Columns of x touch as many lines as the sum has terms, which a power of two between them puts
+ * into a few sets of the caches. From where these overflow, columns are copied, for several panels.
+ */
+static int far_apart(ptrdiff_t column, ptrdiff_t depth) {
+    return column * (ptrdiff_t)sizeof(real) % 4096 == 0 && depth > DEPTH / 2;
+}
+enum { TOGETHER = 4 };
+
+/* y = x w + bias: rows from .. to of x, all of the depth, and `panels` panels of w's columns from
+ * the first. x is (rows, depth) with one step 1. */
+static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t first,
+                    ptrdiff_t panels, const real *bias, int relu, real *y, ptrdiff_t from,
+                    ptrdiff_t to, real *packed) {
+    int copied = far_apart(x.column, depth);
     ptrdiff_t at_once = x.column == 1 ? DEPTH : DEPTH / 2;
+    real *copy = packed + DEPTH * GEMM_NR;
     for (ptrdiff_t l = 0; l < depth; l += at_once) {
         ptrdiff_t some = cn_min(at_once, depth - l);
         int last = l + some == depth;
-        const real *right = w.data + l * w.row + j * w.column;
-        int is_panel = gemm_is_panel(w.row, w.column, width);
-        if (!is_panel) CN(gemm_pack)(packed, right, w.row, w.column, some, width);
-        gemm_rows rows = {x.data + from * x.row + l * x.column, x.row, 0, 1, some, x.column, 1, 0};
-        gemm_epilogue epilogue = {last && bias ? bias + j : NULL, last && relu, l > 0};
-        CN(gemm)(&rows, to - from, is_panel ? right : packed, width, y + from * columns + j,
-                 columns, epilogue);
+        matrix left = {x.data + from * x.row + l * x.column, x.row, x.column};
+        if (copied) {
+            for (ptrdiff_t i = 0; i < some; i++)
+                memcpy(copy + i * COPY_PITCH, left.data + i * x.column,
+                       (size_t)(to - from) * sizeof(real));
+            left = (matrix){copy, 1, COPY_PITCH};
+        }
+        gemm_rows rows = {left.data, left.row, 0, 1, some, left.column, 1, 0};
+        for (ptrdiff_t panel = first; panel < first + panels; panel++) {
+            ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
+            const real *right = w.data + l * w.row + j * w.column;
+            int is_panel = gemm_is_panel(w.row, w.column, width);
+            if (!is_panel) CN(gemm_pack)(packed, right, w.row, w.column, some, width);
+            gemm_epilogue epilogue = {last && bias ? bias + j : NULL, last && relu, l > 0};
+            CN(gemm)(&rows, to - from, is_panel ? right : packed, width, y + from * columns + j,
+                     columns, epilogue);
+        }
     }
 }
 
 static ptrdiff_t panel_scratch(const void *args) {
     (void)args;
-    return SCRATCH;
+    return (DEPTH * GEMM_NR + COPY) * (ptrdiff_t)sizeof(real);
 }
 
 static const char *forward_check(const void *args) {
@@ -65,7 +87,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const affine_forward *a = args;
     ptrdiff_t d = a->w.shape[0], m = a->w.shape[1], blocks = row_blocks(step->n, gemm_panels(m));
     ptrdiff_t panel = chunk / blocks, block = chunk % blocks;
-    product((matrix){a->x.data, d, 1}, (matrix){a->w.data, m, 1}, d, m, panel, a->b.data,
+    product((matrix){a->x.data, d, 1}, (matrix){a->w.data, m, 1}, d, m, panel, 1, a->b.data,
             (int)a->relu, a->y.data, cn_part(step->n, blocks, block),
             cn_part(step->n, blocks, block + 1), scratch);
 }
@@ -76,6 +98,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
 typedef struct {
     ptrdiff_t d, m;
     ptrdiff_t weight_blocks;             /* blocks of rows of dw */
+    ptrdiff_t together, panel_groups;    /* panels of dw's columns that a chunk makes */
     ptrdiff_t parts;                     /* of dw's sums over the batch, at most */
     ptrdiff_t dw_parts, db_parts, bytes; /* offsets in the workspace, and its size */
 } backward_layout;
@@ -88,8 +111,10 @@ static backward_layout layout_of(const affine_backward *a) {
     ptrdiff_t n = a->x.shape[0], panels = gemm_panels(a->w.shape[1]);
     o.d = a->w.shape[0];
     o.m = a->w.shape[1];
-    o.weight_blocks = row_blocks(o.d, panels);
-    o.parts = cn_clamp(64 / (o.weight_blocks * panels), 1,
+    o.together = far_apart(o.d, n) ? TOGETHER : 1;
+    o.panel_groups = cn_ceil_div(panels, o.together);
+    o.weight_blocks = row_blocks(o.d, o.panel_groups);
+    o.parts = cn_clamp(64 / (o.weight_blocks * o.panel_groups), 1,
                        cn_clamp((4 << 20) / (o.d * o.m * 8), 1, cn_max(1, n / PART)));
     o.dw_parts = 0;
     o.db_parts = o.parts > 1 ? cn_round_up(o.parts * o.d * o.m * (ptrdiff_t)sizeof(real), 64) : 0;
@@ -107,7 +132,7 @@ static ptrdiff_t dx_chunks(const affine_backward *a, backward_layout o, ptrdiff_
 }
 
 static ptrdiff_t dw_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
-    return cn_present(a->dw) ? active_parts(o, n) * o.weight_blocks * gemm_panels(o.m) : 0;
+    return cn_present(a->dw) ? active_parts(o, n) * o.weight_blocks * o.panel_groups : 0;
 }
 
 static const char *backward_check(const void *args) {
@@ -133,21 +158,23 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
 static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
     ptrdiff_t blocks = row_blocks(n, gemm_panels(o.d)), block = chunk % blocks;
-    product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, chunk / blocks,
+    product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, chunk / blocks, 1,
             NULL, 0, a->dx.data, cn_part(n, blocks, block), cn_part(n, blocks, block + 1), scratch);
 }
 
 static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
     ptrdiff_t parts = active_parts(o, n), part = chunk % parts;
-    ptrdiff_t block = chunk / parts % o.weight_blocks, panel = chunk / parts / o.weight_blocks;
+    ptrdiff_t block = chunk / parts % o.weight_blocks;
+    ptrdiff_t panel = chunk / parts / o.weight_blocks * o.together;
+    ptrdiff_t panels = cn_min(o.together, gemm_panels(o.m) - panel);
     ptrdiff_t from = cn_part(n, parts, part), to = cn_part(n, parts, part + 1);
     real *out = parts > 1 ? (real *)((char *)a->head.workspace + o.dw_parts) + part * o.d * o.m
                           : a->dw.data;
     product((matrix){(const real *)a->x.data + from * o.d, 1, o.d},
-            (matrix){(const real *)a->dy.data + from * o.m, o.m, 1}, to - from, o.m, panel, NULL, 0,
-            out, cn_part(o.d, o.weight_blocks, block), cn_part(o.d, o.weight_blocks, block + 1),
-            scratch);
+            (matrix){(const real *)a->dy.data + from * o.m, o.m, 1}, to - from, o.m, panel, panels,
+            NULL, 0, out, cn_part(o.d, o.weight_blocks, block),
+            cn_part(o.d, o.weight_blocks, block + 1), scratch);
 }
 
 static void db_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t part) {
