@@ -172,19 +172,32 @@ CN_INLINE ivec v_not_finite(vec a) {
     return ((ivec)a & (bits)exponent) == (bits)exponent;
 }
 
+/* A vector's lanes as doubles. */
+typedef double wide __attribute__((vector_size(CN_VECTOR_BYTES), aligned(8), may_alias));
+enum { WIDES = sizeof(double) / sizeof(real) };
+CN_INLINE void v_widen(vec a, wide out[WIDES]) {
+#if CN_DOUBLE
+    out[0] = a;
+#elif CN_VECTOR_BYTES == 64
+    out[0] = (wide)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)a));
+    out[1] = (wide)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)a, 1));
+#else
+    typedef float half __attribute__((vector_size(CN_VECTOR_BYTES / 2)));
+    half halves[2];
+    memcpy(halves, &a, sizeof a);
+    out[0] = __builtin_convertvector(halves[0], wide);
+    out[1] = __builtin_convertvector(halves[1], wide);
+#endif
+}
+
 /* Adds the first n lanes into doubles. */
 CN_INLINE void v_add_double(double *sum, vec a, ptrdiff_t n) {
-#if !CN_DOUBLE
-    typedef float half __attribute__((vector_size(CN_VECTOR_BYTES / 2)));
-    typedef double wide __attribute__((vector_size(CN_VECTOR_BYTES), aligned(8), may_alias));
     if (n >= VL) {
-        half halves[2];
-        memcpy(halves, &a, sizeof a);
-        *(wide *)sum += __builtin_convertvector(halves[0], wide);
-        *(wide *)(sum + VL / 2) += __builtin_convertvector(halves[1], wide);
+        wide parts[WIDES];
+        v_widen(a, parts);
+        for (int i = 0; i < WIDES; i++) *((wide *)sum + i) += parts[i];
         return;
     }
-#endif
     for (ptrdiff_t i = 0; i < cn_min(n, VL); i++) sum[i] += (double)a[i];
 }
 

@@ -8,9 +8,9 @@
 
 #include "simd.h"
 
-/* x = k ln(2) + r with k the integer nearest to x / ln(2). */
+/* x = k ln(2) + r with k the integer nearest to x / ln(2), as a real and as an integer. */
 typedef struct {
-    vec r;
+    vec r, whole;
     ivec k;
 } reduced;
 
@@ -23,7 +23,26 @@ CN_INLINE reduced v_reduce(vec x) {
     /* Adding the shift rounds to the nearest integer and leaves it in the low bits. */
     vec shifted = x * (real)1.4426950408889634 + shift;
     vec k = shifted - shift;
-    return (reduced){x - k * ln2_high - k * ln2_low, (ivec)shifted - (ivec)v_set(shift)};
+    return (reduced){x - k * ln2_high - k * ln2_low, k, (ivec)shifted - (ivec)v_set(shift)};
+}
+
+/* x, but not beyond the limits; NaN stays. */
+CN_INLINE vec v_clamp(vec x, real low, real high) {
+    x = v_select(x > high, v_set(high), x);
+    return v_select(x < low, v_set(low), x);
+}
+
+/* 2^k y. k reaches 1024 (128), whose own power of two is not representable: two factors. */
+CN_INLINE vec v_scale(vec y, reduced a) {
+#if CN_VECTOR_BYTES == 64 && CN_DOUBLE
+    return (vec)_mm512_scalef_pd((__m512d)y, (__m512d)a.whole);
+#elif CN_VECTOR_BYTES == 64
+    return (vec)_mm512_scalef_ps((__m512)y, (__m512)a.whole);
+#else
+    ivec half = a.k >> 1;
+    y *= (vec)((half + CN_BIAS) << CN_MANTISSA);
+    return y * (vec)((a.k - half + CN_BIAS) << CN_MANTISSA);
+#endif
 }
 
 CN_INLINE vec v_exp(vec x) {
@@ -48,16 +67,11 @@ CN_INLINE vec v_exp(vec x) {
     static const real c[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
                              1.0f / 6,    0.5f,       1.0f,       1.0f};
 #endif
-    ivec over = x > high, under = x < low, nan = x != x;
-    reduced a = v_reduce(v_select(over | under | nan, v_set(0), x));
+    reduced a = v_reduce(v_clamp(x, low, high));
     vec y = v_set(c[0]);
     for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
-    /* 2^k in two factors: k reaches 1024 (128), whose own power of two is not representable. */
-    ivec half = a.k >> 1;
-    y = y * (vec)((half + CN_BIAS) << CN_MANTISSA) * (vec)((a.k - half + CN_BIAS) << CN_MANTISSA);
-    y = v_select(over, v_set((real)__builtin_inf()), y);
-    y = v_select(under, v_set(0), y);
-    return v_select(nan, x, y);
+    y = v_select(x > high, v_set((real)__builtin_inf()), v_scale(y, a));
+    return v_select(x < low, v_set(0), y);
 }
 
 /* exp(x) - 1 = 2^k (exp(r) - 1) + (2^k - 1). Near 0, k = 0 and the polynomial's first term is x. */
@@ -73,17 +87,15 @@ CN_INLINE vec v_expm1(vec x) {
                              1.0f / 24,    1.0f / 6,    0.5f};
 #endif
     const real low = -40; /* exp is below half an ulp of 1 */
-    ivec over = x > high, under = x < low, same = (x != x) | (x == 0);
-    reduced a = v_reduce(v_select(over | under | same, v_set(0), x));
+    reduced a = v_reduce(v_clamp(x, low, high));
     vec y = v_set(c[0]);
     for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
     y = a.r * a.r * y + a.r;
     /* Half of the result first, as 2^k itself need not be representable. */
     vec half = (vec)((a.k - 1 + CN_BIAS) << CN_MANTISSA);
     y = 2 * (half * y + (half - (real)0.5));
-    y = v_select(over, v_set((real)__builtin_inf()), y);
-    y = v_select(under, v_set(-1), y);
-    return v_select(same, x, y); /* NaN, and the sign of 0 */
+    y = v_select(x > high, v_set((real)__builtin_inf()), y);
+    return v_select(x == 0, x, y); /* the sign of 0 */
 }
 
 /* tanh |x| = t / (t + 2), t = exp(2 |x|) - 1: nothing cancels, and from 20 on it is 1. */

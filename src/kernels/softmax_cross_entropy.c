@@ -9,22 +9,46 @@ static const char *check(cn_tensor x, cn_tensor y) {
     return NULL;
 }
 
-/* prob of one row; returns log(sum of exp(x - max)) + max, or NaN where that is not finite. */
-static double row_softmax(const real *x, real *prob, ptrdiff_t classes) {
-    real largest = x[0];
-    for (ptrdiff_t j = 1; j < classes; j++) largest = x[j] > largest ? x[j] : largest;
-    double lanes[VL] = {0}, sum = 0;
+/* The largest of a row; of a row with NaN, any of its values. */
+CN_INLINE real row_largest(const real *x, ptrdiff_t classes) {
+    vec best = v_set(x[0]);
+    for (ptrdiff_t j = 0; j < classes; j += VL) {
+        ivec inside = v_lanes() < (bits)cn_min(VL, classes - j);
+        vec v = v_select(inside, v_load_n(x + j, classes - j), best);
+        best = v_select(v > best, v, best);
+    }
+#pragma GCC unroll 4
+    for (int apart = VL / 2; apart > 0; apart /= 2) {
+        vec other = v_shuffle(best, best, v_lanes() ^ apart);
+        best = v_select(other > best, other, best);
+    }
+    return best[0];
+}
+
+/* prob of one row, and the two parts of log(sum of exp(x)): the largest, and the sum relative to
+ * it, which is NaN where it is not finite. */
+CN_INLINE void row_softmax(const real *x, real *prob, ptrdiff_t classes, double *largest,
+                           double *sum) {
+    const real top = row_largest(x, classes);
+    wide total[WIDES] = {{0}}, part[WIDES];
     for (ptrdiff_t j = 0; j < classes; j += VL) {
         ptrdiff_t some = cn_min(VL, classes - j);
-        vec e = v_exp(v_load_n(x + j, some) - largest);
+        vec e = v_exp(v_load_n(x + j, some) - top);
         v_store_n(prob + j, e, some);
-        v_add_double(lanes, e, some);
+        v_widen(v_select(v_lanes() < (bits)some, e, (vec){0}), part);
+        for (int i = 0; i < WIDES; i++) total[i] += part[i];
     }
-    for (int i = 0; i < VL; i++) sum += lanes[i];
-    const real scale = (real)(1 / sum);
+    for (int i = 1; i < WIDES; i++) total[0] += total[i];
+    double lanes[VL / WIDES];
+    memcpy(lanes, total, sizeof lanes);
+#pragma GCC unroll 3
+    for (int half = VL / WIDES / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    const real scale = (real)(1 / lanes[0]);
     for (ptrdiff_t j = 0; j < classes; j += VL)
         v_store_n(prob + j, v_load_n(prob + j, classes - j) * scale, classes - j);
-    return sum >= 1 && sum <= DBL_MAX ? cn_log(sum) + (double)largest : __builtin_nan("");
+    *largest = (double)top;
+    *sum = lanes[0] >= 1 && lanes[0] <= DBL_MAX ? lanes[0] : __builtin_nan("");
 }
 
 static const char *softmax_check(const void *args) {
@@ -40,9 +64,10 @@ static void softmax_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     (void)scratch;
     const softmax_forward *a = args;
     ptrdiff_t classes = a->x.shape[1], block = loss_block(a->x);
+    double unused[2];
     for (ptrdiff_t i = chunk * block; i < cn_min(step->n, (chunk + 1) * block); i++)
-        row_softmax((const real *)a->x.data + i * classes, (real *)a->y.data + i * classes,
-                    classes);
+        row_softmax((const real *)a->x.data + i * classes, (real *)a->y.data + i * classes, classes,
+                    unused, unused + 1);
 }
 
 static const char *forward_check(const void *args) {
@@ -59,6 +84,9 @@ static ptrdiff_t forward_workspace(const void *args) {
     return loss_workspace(((const softmax_cross_entropy_forward *)args)->x);
 }
 
+/* Rows whose logarithms are taken together. */
+enum { ROWS = 32 };
+
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     return loss_blocks(((const softmax_cross_entropy_forward *)args)->x, n);
 }
@@ -68,14 +96,23 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const softmax_cross_entropy_forward *a = args;
     ptrdiff_t classes = a->x.shape[1], block = loss_block(a->x);
     const int64_t *target = a->target.data;
-    double loss = 0;
-    for (ptrdiff_t i = chunk * block; i < cn_min(step->n, (chunk + 1) * block); i++) {
-        const real *x = (const real *)a->x.data + i * classes;
-        double log_sum = row_softmax(x, (real *)a->prob.data + i * classes, classes);
-        if (target[i] < 0 || target[i] >= classes)
-            cn_fail(step, CN_BAD_LABEL);
-        else
-            loss += (log_sum - (double)x[target[i]]) * (double)loss_weight(a->weight, i);
+    double loss = 0, largest[ROWS], sum[ROWS];
+    ptrdiff_t end = cn_min(step->n, (chunk + 1) * block);
+    for (ptrdiff_t first = chunk * block; first < end; first += ROWS) {
+        ptrdiff_t rows = cn_min(ROWS, end - first);
+        const real *x = (const real *)a->x.data + first * classes;
+        real *prob = (real *)a->prob.data + first * classes;
+        for (ptrdiff_t i = 0; i < rows; i++)
+            row_softmax(x + i * classes, prob + i * classes, classes, largest + i, sum + i);
+        for (ptrdiff_t i = 0; i < rows; i++) sum[i] = sum[i] == sum[i] ? cn_log(sum[i]) : sum[i];
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            int64_t right = target[first + i];
+            if (right < 0 || right >= classes)
+                cn_fail(step, CN_BAD_LABEL);
+            else
+                loss += (sum[i] + largest[i] - (double)x[i * classes + right]) *
+                        (double)loss_weight(a->weight, first + i);
+        }
     }
     ((double *)a->head.workspace)[chunk] = loss;
 }
