@@ -18,7 +18,7 @@ enum { STRETCH = 1024 };
 
 static void sum_stretch(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t pitch, ptrdiff_t c) {
     real tile[STRETCH];
-    ptrdiff_t at_once = c <= WIDE * VL ? REDUCE_TILE : 1;
+    ptrdiff_t at_once = rows_at_once(c);
     for (ptrdiff_t j = 0; j < c; j++) sum[j] = 0;
     for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
         memset(tile, 0, (size_t)cn_round_up(c, VL) * sizeof(real));

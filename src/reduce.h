@@ -14,12 +14,14 @@ CN_INLINE ptrdiff_t reduce_parts(ptrdiff_t rows) {
 }
 
 /* Sums over rows go by tiles of REDUCE_TILE rows, in reals, and beyond a tile in double. Memory
- * must be read in its order: the processor fetches ahead of one stream, not of one for each row. So
- * rows of up to WIDE vectors are added up in registers, and longer ones one by one in memory.
+ * must be read nearly in its order: the processor fetches ahead of a few streams, not of one for
+ * each row. So rows of up to WIDE vectors are added up in registers, and of longer ones a few at a
+ * time.
  *
  * COLUMNS calls `each(nv, some, j)` for nv vectors from column j, of `some` columns; both are
  * constants but for a last, partly filled vector. */
 enum { WIDE = CN_VECTOR_BYTES == 64 ? 4 : 2 };
+CN_INLINE ptrdiff_t rows_at_once(ptrdiff_t c) { return c <= WIDE * VL ? REDUCE_TILE : 4; }
 #define COLUMNS(c, each)                                                                           \
     do {                                                                                           \
         ptrdiff_t j = 0;                                                                           \

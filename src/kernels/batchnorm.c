@@ -97,8 +97,7 @@ CN_INLINE void add_moments(const int nv, ptrdiff_t some, const real *x, const re
 static void block_moments(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const batchnorm_forward *a = args;
     ptrdiff_t c = cn_channels(a->x), total = cn_rows(a->x, step->n), from = chunk * row_block(a->x);
-    ptrdiff_t rows = cn_min(row_block(a->x), total - from),
-              at_once = c <= WIDE * VL ? REDUCE_TILE : 1;
+    ptrdiff_t rows = cn_min(row_block(a->x), total - from), at_once = rows_at_once(c);
     if (total == 1) cn_fail(step, CN_ONE_VALUE);
     const real *x = (const real *)a->x.data + from * c;
     double *mean = (double *)a->head.workspace + chunk * 2 * c, *squares = mean + c;
@@ -134,21 +133,29 @@ static void merge_moments(const void *args, const cn_step *step, ptrdiff_t chunk
     (void)scratch;
     const batchnorm_forward *a = args;
     ptrdiff_t c = cn_channels(a->x), total = cn_rows(a->x, step->n), block = row_block(a->x);
-    const double *parts = a->head.workspace;
-    for (ptrdiff_t j = chunk * COLUMN_BLOCK; j < cn_min(c, (chunk + 1) * COLUMN_BLOCK); j++) {
-        double mean = parts[j], squares = parts[c + j], count = (double)cn_min(block, total);
-        for (ptrdiff_t i = 1; i < blocks(a->x, step->n); i++) {
-            double rows = (double)cn_min(block, total - i * block), both = count + rows;
-            double difference = parts[2 * c * i + j] - mean;
-            mean += difference * (rows / both);
-            squares += parts[2 * c * i + c + j] + difference * difference * (count * rows / both);
-            count = both;
+    ptrdiff_t first = chunk * COLUMN_BLOCK, columns = cn_min(COLUMN_BLOCK, c - first);
+    const double *parts = (const double *)a->head.workspace + first;
+    double mean[COLUMN_BLOCK], squares[COLUMN_BLOCK], count = (double)cn_min(block, total);
+    memcpy(mean, parts, (size_t)columns * sizeof(double));
+    memcpy(squares, parts + c, (size_t)columns * sizeof(double));
+    for (ptrdiff_t i = 1; i < blocks(a->x, step->n); i++) {
+        double rows = (double)cn_min(block, total - i * block), both = count + rows;
+        double share = rows / both, weight = count * share;
+        parts += 2 * c;
+        for (ptrdiff_t j = 0; j < columns; j++) {
+            double difference = parts[j] - mean[j];
+            mean[j] += difference * share;
+            squares[j] += parts[c + j] + difference * difference * weight;
         }
-        ((real *)a->mean.data)[j] = (real)mean;
+        count = both;
+    }
+    for (ptrdiff_t j = 0; j < columns; j++) {
+        ((real *)a->mean.data)[first + j] = (real)mean[j];
         /* Rounding may leave a hair less than nothing; NaN stays. */
-        real var = (real)(squares < 0 ? 0 : squares / count);
-        ((real *)a->var.data)[j] = var;
-        forward_scale(a)[j] = scale_of(((const real *)a->gamma.data)[j], var, a->eps);
+        real var = (real)(squares[j] < 0 ? 0 : squares[j] / count);
+        ((real *)a->var.data)[first + j] = var;
+        forward_scale(a)[first + j] =
+            scale_of(((const real *)a->gamma.data)[first + j], var, a->eps);
     }
 }
 
@@ -267,7 +274,7 @@ CN_INLINE void add_gradients(const int nv, ptrdiff_t some, const int relu, const
 CN_INLINE void sum_gradients(const int relu, const real *x, const real *dy, ptrdiff_t rows,
                              ptrdiff_t c, coefficients of, double *sum, double *product,
                              real *tile) {
-    ptrdiff_t at_once = c <= WIDE * VL ? REDUCE_TILE : 1;
+    ptrdiff_t at_once = rows_at_once(c);
     for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
         memset(tile, 0, 2 * (size_t)c * sizeof(real));
         for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k += at_once) {
@@ -298,20 +305,23 @@ static void merge_gradients(const void *args, const cn_step *step, ptrdiff_t chu
     const batchnorm_backward *a = args;
     ptrdiff_t c = cn_channels(a->x), count = blocks(a->x, step->n);
     double total = (double)cn_rows(a->x, step->n);
-    const double *parts = a->head.workspace;
-    real *centre = backward_coefficients(a) + c, *slope = centre + c;
-    for (ptrdiff_t j = chunk * COLUMN_BLOCK; j < cn_min(c, (chunk + 1) * COLUMN_BLOCK); j++) {
-        double sum = 0, product = 0;
-        for (ptrdiff_t i = 0; i < count; i++) {
-            sum += parts[2 * c * i + j];
-            product += parts[2 * c * i + c + j];
+    ptrdiff_t first = chunk * COLUMN_BLOCK, columns = cn_min(COLUMN_BLOCK, c - first);
+    const double *parts = (const double *)a->head.workspace + first;
+    double sum[COLUMN_BLOCK] = {0}, product[COLUMN_BLOCK] = {0};
+    for (ptrdiff_t i = 0; i < count; i++, parts += 2 * c)
+        for (ptrdiff_t j = 0; j < columns; j++) {
+            sum[j] += parts[j];
+            product[j] += parts[c + j];
         }
-        double inverse = 1 / __builtin_sqrt((double)((const real *)a->var.data)[j] + a->eps);
-        product *= inverse;
-        if (a->dbeta.data) ((real *)a->dbeta.data)[j] = (real)sum;
-        if (a->dgamma.data) ((real *)a->dgamma.data)[j] = (real)product;
-        centre[j] = (real)(sum / total);
-        slope[j] = (real)(product * inverse / total);
+    real *centre = backward_coefficients(a) + c + first, *slope = centre + c;
+    const real *var = (const real *)a->var.data + first;
+    for (ptrdiff_t j = 0; j < columns; j++) {
+        double inverse = 1 / __builtin_sqrt((double)var[j] + a->eps);
+        product[j] *= inverse;
+        if (a->dbeta.data) ((real *)a->dbeta.data)[first + j] = (real)sum[j];
+        if (a->dgamma.data) ((real *)a->dgamma.data)[first + j] = (real)product[j];
+        centre[j] = (real)(sum[j] / total);
+        slope[j] = (real)(product[j] * inverse / total);
     }
 }
 
