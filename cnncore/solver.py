@@ -232,8 +232,7 @@ class Solver:
                 try:
                     self._resume()
                     while self.iteration < self.num_iterations:
-                        for step in self._advance(LONGEST_RUN):
-                            progress.show(step, self.history)
+                        progress.show(self._advance(LONGEST_RUN)[-1], self.history)
                 finally:
                     self._finish()
         return self.history
@@ -257,7 +256,7 @@ class Solver:
         if n > self.batch_size:
             raise ValueError(f"x has {n} examples, more than batch_size = {self.batch_size}")
         with self._alone(), Uninterrupted():
-            (results,) = self._run(examples, np.array([n], np.int64), np.arange(n))
+            (results,) = self._run(examples, np.array([n], np.int64), np.arange(n)).tolist()
             return self._record(results, self.epoch).loss
 
     def _need_data(self) -> None:
@@ -312,15 +311,16 @@ class Solver:
         )
         sizes, index = self._batches(epoch, position, count)
         with Uninterrupted():
-            steps = [self._record(row, epoch) for row in self._run(self._train, sizes, index)]
+            results = self._run(self._train, sizes, index).tolist()
+            steps = [self._record(row, epoch) for row in results]
         if self._check_due:
             self._check_accuracy()
         return steps
 
-    def _record(self, results: Array, epoch: int) -> Step:
-        """The books of one step that was done."""
+    def _record(self, results: list[float], epoch: int) -> Step:
+        """The books of one step that was done: data loss, penalties."""
         self.iteration += 1
-        data_loss, penalty = float(results[0]), float(results[1:].sum())
+        data_loss, penalty = results[0], sum(results[1:])
         end = self._train is not None and self.iteration % self.iterations_per_epoch == 0
         step = Step(self.iteration, epoch, data_loss + penalty, data_loss, self._lr, end)
         self.history["loss"].append(step.loss)
