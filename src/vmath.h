@@ -109,16 +109,16 @@ CN_INLINE vec v_tanh(vec x) {
 /* Natural logarithm of a positive, finite, normal double; error at most 2 ulp.
  * x = 2^k m with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh(s), s = (m-1)/(m+1), |s| <= 0.1716. */
 CN_INLINE double cn_log(double x) {
-    uint64_t u;
+    uint64_t u, one = 0x3ff0000000000000u, shift = 0x4330000000000000u; /* 1 and 2^52 */
     memcpy(&u, &x, sizeof u);
-    int64_t k = (int64_t)(u >> 52) - 1023;
-    u = (u & 0xfffffffffffffu) | 0x3ff0000000000000u;
-    double m;
-    memcpy(&m, &u, sizeof m);
-    if (m > 1.4142135623730951) {
-        m *= 0.5;
-        k += 1;
-    }
+    uint64_t mantissa = (u & 0xfffffffffffffu) | one, exponent = (u >> 52) | shift;
+    double m, k;
+    memcpy(&m, &mantissa, sizeof m);
+    memcpy(&k, &exponent, sizeof k);
+    k -= 0x1p52 + 1023; /* no conversion, which not every instruction set has for vectors */
+    const int large = m > 1.4142135623730951;
+    m = large ? 0.5 * m : m;
+    k = large ? k + 1 : k;
     double f = m - 1, s = f / (m + 1), z = s * s, p = 0;
     for (int i = 21; i >= 3; i -= 2) p = p * z + 2.0 / i;
     /* log m = f - s (f - p z), which keeps f's own bits where m is near 1. */

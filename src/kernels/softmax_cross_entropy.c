@@ -25,6 +25,10 @@ CN_INLINE real row_largest(const real *x, ptrdiff_t classes) {
     return best[0];
 }
 
+static double finite_sum(double sum) {
+    return sum >= 1 && sum <= DBL_MAX ? sum : __builtin_nan("");
+}
+
 /* prob of one row, and the two parts of log(sum of exp(x)): the largest, and the sum relative to
  * it, which is NaN where it is not finite. */
 CN_INLINE void row_softmax(const real *x, real *prob, ptrdiff_t classes, double *largest,
@@ -48,8 +52,54 @@ CN_INLINE void row_softmax(const real *x, real *prob, ptrdiff_t classes, double 
     for (ptrdiff_t j = 0; j < classes; j += VL)
         v_store_n(prob + j, v_load_n(prob + j, classes - j) * scale, classes - j);
     *largest = (double)top;
-    *sum = lanes[0] >= 1 && lanes[0] <= DBL_MAX ? lanes[0] : __builtin_nan("");
+    *sum = finite_sum(lanes[0]);
 }
+
+/* The same for up to VL rows of up to VL classes, a row a lane. */
+static void narrow_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t classes,
+                           double *largest, double *sum) {
+    vec v[VL];
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) v[i] = i < rows ? v_load_n(x + i * classes, classes) : (vec){0};
+    v_transpose(v);
+    vec top = v[0], columns[VL];
+    memcpy(columns, v, sizeof v);
+    for (ptrdiff_t j = 1; j < classes; j++) top = v_select(columns[j] > top, columns[j], top);
+    wide total[WIDES] = {{0}}, part[WIDES];
+    for (ptrdiff_t j = 0; j < classes; j++) {
+        columns[j] = v_exp(columns[j] - top);
+        v_widen(columns[j], part);
+        for (int i = 0; i < WIDES; i++) total[i] += part[i];
+    }
+    double sums[VL];
+    memcpy(sums, total, sizeof sums);
+    real scale[VL];
+    for (int i = 0; i < VL; i++) scale[i] = (real)(1 / sums[i]);
+    for (ptrdiff_t j = 0; j < classes; j++) columns[j] *= v_load(scale);
+    memcpy(v, columns, sizeof v);
+    v_transpose(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) {
+        if (i >= rows) break;
+        v_store_n(prob + i * classes, v[i], classes);
+        largest[i] = (double)top[i];
+        sum[i] = finite_sum(sums[i]);
+    }
+}
+
+/* The same for any number of rows. */
+static void rows_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t classes,
+                         double *largest, double *sum) {
+    ptrdiff_t at_once = classes <= VL ? VL : 1;
+    for (ptrdiff_t i = 0; i < rows; i += at_once, x += at_once * classes, prob += at_once * classes)
+        if (classes <= VL)
+            narrow_softmax(x, prob, cn_min(VL, rows - i), classes, largest + i, sum + i);
+        else
+            row_softmax(x, prob, classes, largest + i, sum + i);
+}
+
+/* Rows whose logarithms are taken together. */
+enum { ROWS = 32 };
 
 static const char *softmax_check(const void *args) {
     const softmax_forward *a = args;
@@ -64,10 +114,11 @@ static void softmax_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     (void)scratch;
     const softmax_forward *a = args;
     ptrdiff_t classes = a->x.shape[1], block = loss_block(a->x);
-    double unused[2];
-    for (ptrdiff_t i = chunk * block; i < cn_min(step->n, (chunk + 1) * block); i++)
-        row_softmax((const real *)a->x.data + i * classes, (real *)a->y.data + i * classes, classes,
-                    unused, unused + 1);
+    double largest[ROWS], sum[ROWS];
+    ptrdiff_t end = cn_min(step->n, (chunk + 1) * block);
+    for (ptrdiff_t i = chunk * block; i < end; i += ROWS)
+        rows_softmax((const real *)a->x.data + i * classes, (real *)a->y.data + i * classes,
+                     cn_min(ROWS, end - i), classes, largest, sum);
 }
 
 static const char *forward_check(const void *args) {
@@ -84,9 +135,6 @@ static ptrdiff_t forward_workspace(const void *args) {
     return loss_workspace(((const softmax_cross_entropy_forward *)args)->x);
 }
 
-/* Rows whose logarithms are taken together. */
-enum { ROWS = 32 };
-
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     return loss_blocks(((const softmax_cross_entropy_forward *)args)->x, n);
 }
@@ -101,9 +149,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (ptrdiff_t first = chunk * block; first < end; first += ROWS) {
         ptrdiff_t rows = cn_min(ROWS, end - first);
         const real *x = (const real *)a->x.data + first * classes;
-        real *prob = (real *)a->prob.data + first * classes;
-        for (ptrdiff_t i = 0; i < rows; i++)
-            row_softmax(x + i * classes, prob + i * classes, classes, largest + i, sum + i);
+        rows_softmax(x, (real *)a->prob.data + first * classes, rows, classes, largest, sum);
         for (ptrdiff_t i = 0; i < rows; i++) sum[i] = sum[i] == sum[i] ? cn_log(sum[i]) : sum[i];
         for (ptrdiff_t i = 0; i < rows; i++) {
             int64_t right = target[first + i];
