@@ -44,6 +44,21 @@ static inline window window_at(cn_tensor x, const ptrdiff_t *size, const ptrdiff
     return o;
 }
 
+/* Whether no pixel lies in two windows, and whether each of the image then lies in one: windows of
+ * y over x. */
+static inline int windows_disjoint(const ptrdiff_t *size, const ptrdiff_t *stride) {
+    return stride[0] >= size[0] && stride[1] >= size[1];
+}
+static inline int windows_cover(cn_tensor x, cn_tensor y, const ptrdiff_t *size,
+                                const ptrdiff_t *stride, const ptrdiff_t *padding) {
+    int all = 1;
+    for (int axis = 0; axis < 2; axis++) {
+        ptrdiff_t end = y.shape[1 + axis] * size[axis] - padding[2 * axis];
+        all &= stride[axis] == size[axis] && end >= x.shape[1 + axis];
+    }
+    return all;
+}
+
 static inline ptrdiff_t window_pixels(window o) { return (o.r1 - o.r0) * (o.s1 - o.s0); }
 
 #endif

@@ -93,6 +93,8 @@ CASES = [
     _case("floors", (2, 7, 5, 17)),
     _case("overlapping", (2, 7, 9, 5), size=3, stride=2),
     _case("padded", (2, 6, 5, 4), size=3, stride=2, padding=1),
+    _case("gaps", (2, 7, 8, 19), size=2, stride=3),
+    _case("disjoint and padded", (2, 8, 7, 17), size=3, padding=1),
     _case("per axis", (2, 8, 9, 3), size=(2, 3), stride=(1, 2), padding=(1, 0)),
     _case("one side", (1, 5, 6, 2), size=3, stride=2, padding=((2, 0), (0, 1))),
     _case("same", (7, 5, 6, 2), size=3, stride=2, padding="same"),

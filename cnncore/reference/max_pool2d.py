@@ -95,6 +95,8 @@ CASES = [
     _case("floors", (2, 7, 5, 17)),
     _case("overlapping", (2, 7, 9, 5), size=3, stride=2),
     _case("padded", (2, 6, 5, 4), size=3, stride=2, padding=1),
+    _case("gaps", (2, 7, 8, 19), size=2, stride=3),
+    _case("disjoint and padded", (2, 8, 7, 17), size=3, padding=1),
     _case("per axis", (2, 8, 9, 3), size=(2, 3), stride=(1, 2), padding=(1, 0)),
     _case("same", (1, 5, 6, 2), size=3, stride=2, padding="same"),
     _case("whole image", (3, 4, 5, 33), size=(4, 5)),

@@ -108,22 +108,14 @@ CN_INLINE vec gradient(const real *dy, const real *y, ptrdiff_t some) {
     return y ? v_select(v_load_n(y, some) > 0, g, (vec){0}) : g;
 }
 
-/* Whether the windows cover the image along an axis, no pixel twice. */
-static int disjoint(const max_pool2d_backward *a, int axis) {
-    return a->stride[axis] >= a->size[axis];
-}
-static int covers(const max_pool2d_backward *a, int axis) {
-    ptrdiff_t end = a->dy.shape[1 + axis] * a->size[axis] - a->padding[2 * axis];
-    return a->stride[axis] == a->size[axis] && end >= a->dx.shape[1 + axis];
-}
-
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
     (void)step, (void)scratch;
     const max_pool2d_backward *a = args;
     ptrdiff_t c = a->dx.shape[3], pitch = a->dx.shape[2] * c, example = cn_example(a->dy);
-    int add = !(disjoint(a, 0) && disjoint(a, 1));
+    int add = !windows_disjoint(a->size, a->stride);
     real *dx = (real *)a->dx.data + i * cn_example(a->dx);
-    if (!(covers(a, 0) && covers(a, 1))) memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
+    if (!windows_cover(a->dx, a->dy, a->size, a->stride, a->padding))
+        memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
     const real *dy = (const real *)a->dy.data + i * example;
     const real *y = a->relu ? (const real *)a->y.data + i * example : NULL;
     const uint16_t *winner = (const uint16_t *)a->winner.data + i * example;
