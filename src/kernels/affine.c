@@ -28,9 +28,9 @@ typedef struct {
  * into a few sets of the caches. From where these overflow, columns are copied, for several panels.
  */
 static int far_apart(ptrdiff_t column, ptrdiff_t depth) {
-    return column * (ptrdiff_t)sizeof(real) % 4096 == 0 && depth > DEPTH / 2;
+    return column * (ptrdiff_t)sizeof(real) % 1024 == 0 && depth > GEMM_NR * GEMM_NR / 16;
 }
-enum { TOGETHER = 4 };
+enum { TOGETHER = 256 / GEMM_NR };
 
 /* y = x w + bias: rows from .. to of x, all of the depth, and `panels` panels of w's columns from
  * the first. x is (rows, depth) with one step 1. */
