@@ -17,6 +17,12 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
             sum[i][j] = epilogue->accumulate
                             ? v_load_n(y + i * ldy + j * VL, j < nv - 1 ? VL : last)
                             : (vec){0};
+    /* Asked for now, the lines of y are there when the sums are. */
+    if (!epilogue->accumulate)
+#pragma GCC unroll 24
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < nv; j++) __builtin_prefetch(y + i * ldy + j * VL, 1);
 
     for (ptrdiff_t group = 0; group < g->groups; group++)
         for (ptrdiff_t run = 0; run < g->runs; run++) {

@@ -218,10 +218,12 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     ptrdiff_t depth = g.r * g.s * g.c;
     real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
     const real *packed = filter_is_panel(&g) ? a->w.data : a->head.workspace;
+    /* Rows that follow each other without a gap, as those of 1x1 filters do, are one. */
+    ptrdiff_t together = g.stride_h * x.pitch == g.q * g.stride_w * g.c ? rows : 1;
     for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
         ptrdiff_t j = panel * GEMM_NR;
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
-        for (ptrdiff_t i = 0; i < rows; i++) {
+        for (ptrdiff_t i = 0; i < rows; i += together) {
             gemm_rows pixels = {x.data + i * g.stride_h * x.pitch,
                                 g.stride_w * g.c,
                                 x.pitch,
@@ -230,7 +232,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
                                 1,
                                 1,
                                 0};
-            CN(gemm)(&pixels, g.q, packed + depth * j, gemm_panel_width(g.k, panel),
+            CN(gemm)(&pixels, together * g.q, packed + depth * j, gemm_panel_width(g.k, panel),
                      y + i * g.q * g.k + j, g.k, epilogue);
         }
     }
@@ -291,9 +293,10 @@ static ptrdiff_t dx_block(const geometry *g) {
     return cn_clamp(rows, 1, g->h);
 }
 
-/* Row i of dx from the window of dy. */
-static void dx_row(const geometry *g, const real *packed, view dy, window part, ptrdiff_t i,
-                   real *dx) {
+/* Rows of dx from row i on, from the window of dy: one, or at stride 1 several that follow each
+ * other in dy as in dx. */
+static void dx_rows(const geometry *g, const real *packed, view dy, window part, ptrdiff_t i,
+                    ptrdiff_t together, real *dx) {
     ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
     ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1) - part.row;
     ptrdiff_t with_taps = phases(g->s, g->stride_w);
@@ -303,7 +306,8 @@ static void dx_row(const geometry *g, const real *packed, view dy, window part, 
         ptrdiff_t columns = phase_taps(g->s, g->stride_w, b);
         ptrdiff_t j0 = (b - g->left % g->stride_w + g->stride_w) % g->stride_w;
         if (j0 >= g->w) continue;
-        ptrdiff_t pixels = cn_ceil_div(g->w - j0, g->stride_w), depth = rows * columns * g->k;
+        ptrdiff_t pixels = cn_ceil_div(g->w - j0, g->stride_w) * together;
+        ptrdiff_t depth = rows * columns * g->k;
         ptrdiff_t column = (j0 + g->left - b) / g->stride_w - (columns - 1) - part.column;
         gemm_rows read = {dy.data + row * dy.pitch + column * g->k,
                           g->k,
@@ -468,9 +472,11 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
     window part = dy_window(g, i0, rows);
     view dy = read_window(scratch, (const real *)a->dy.data + image * g->p * g->q * g->k, g->p,
                           g->q, g->k, part);
-    for (ptrdiff_t i = i0; i < i0 + rows; i++)
-        dx_row(g, a->head.workspace, dy, part, i,
-               (real *)a->dx.data + (image * g->h + i) * g->w * g->c);
+    ptrdiff_t stride = g->stride_h * g->stride_w;
+    ptrdiff_t together = stride == 1 && dy.pitch == g->w * g->k ? rows : 1;
+    for (ptrdiff_t i = i0; i < i0 + rows; i += together)
+        dx_rows(g, a->head.workspace, dy, part, i, together,
+                (real *)a->dx.data + (image * g->h + i) * g->w * g->c);
 }
 
 static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout o, ptrdiff_t n,
