@@ -19,7 +19,7 @@ from suite import machine
 
 SUITES = {
     "kernels": "single kernels: products, convolutions, and what moves bytes",
-    "winograd": "3x3 convolutions by Winograd's algorithm and directly",
+    "winograd": "convolutions at stride 1 by Winograd's algorithm and directly",
     "steps": "whole training steps",
     "scaling": "threads, batch sizes, and a busy neighbour",
     "memory": "resident memory of a step",

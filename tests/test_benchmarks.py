@@ -86,6 +86,18 @@ def test_steps_run(tmp_path):
     assert row["times"]["cnncore"]["median"] > 0
 
 
+@pytest.mark.parametrize(
+    ("words", "chosen"), [("conv2d dx 128x8x8x64", True), ("conv2d dw 128x28x28x1", False)]
+)
+def test_winograd_is_timed_beside_the_direct_sum(tmp_path, words, chosen):
+    path = tmp_path / "winograd.json"
+    options = "--peers", "none", "--rounds", "1", "--threads", "1", "--json", path
+    run("winograd", "--only", words, *options)
+    for row in json.loads(path.read_text())["rows"]:
+        assert row["chosen"] is chosen
+        assert set(row["times"]) == {"winograd", "direct"}
+
+
 def test_records_are_compared_worst_first(record, tmp_path):
     path, _ = record
     faster = json.loads(path.read_text())

@@ -24,10 +24,12 @@ def run(pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int) -> Iter
     print("\nms: median; effective: the direct sum's operations in that time, of the ceiling;")
     print("then the times of the direct kernel and of the peers over ours; chosen: by a plan\n")
     for problem in problems.problems(pattern):
-        switches = _switches(problem)
-        if not switches:
+        largest = _largest(problem)
+        if not largest:
             continue
         direct = Prepared(problem, best.dtype, best.isa)
+        chosen = fuse.by_winograd([direct.op], problem.batch, inference=False)[0].fused
+        switches = chosen or largest
         ours = Prepared(problem, best.dtype, best.isa, switches)
         runs: dict[str, Run] = {
             "winograd": ours.run(best.threads), "direct": direct.run(best.threads)
@@ -38,7 +40,6 @@ def run(pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int) -> Iter
                 runs[peer.name] = made
         times = {name: summary(values) for name, values in alternate(runs, rounds).items()}
         median = times["winograd"]["median"]
-        chosen = fuse.by_winograd([direct.op], problem.batch, inference=False)[0].fused
         row = {
             "suite": "winograd", "group": problem.group, "name": problem.name,
             "flops": direct.flops, "times": times, "chosen": bool(chosen),
@@ -56,7 +57,7 @@ def run(pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int) -> Iter
         yield row
 
 
-def _switches(problem: Problem) -> dict[str, int]:
+def _largest(problem: Problem) -> dict[str, int]:
     """What sets the kernel to the largest tile that there is; nothing where there is none."""
     if problem.op != "conv2d" or problem.attributes.get("stride", 1) not in (1, (1, 1)):
         return {}
@@ -66,4 +67,4 @@ def _switches(problem: Problem) -> dict[str, int]:
     names = ["winograd"]
     if problem.function == "backward":
         names = [f"winograd_{gradient}" for gradient in problem.wanted]
-    return dict.fromkeys(names, fuse.TILES[r][0])
+    return dict.fromkeys(names, fuse.TILES[r][0][1])
