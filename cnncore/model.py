@@ -59,9 +59,9 @@ class Model:
     best available). classes: names of the classes, saved with the model. preprocessing: steps, in
     order, of ZeroCenter, Normalize, PCA and Whiten; copies of them work on all inputs, in training
     and after it, and are fitted by the first Solver with training data, if they are not.
-    precision: "fast" computes 3x3 convolutions by Winograd's algorithm where that is faster, with
-    two to four times the rounding error of the direct sums, which "exact" keeps to; None takes the
-    environment's CNNCORE_PRECISION, or else "fast".
+    precision: "fast" computes convolutions at stride 1 by Winograd's algorithm where that is
+    faster, with a few times the rounding error of the direct sums (docs/performance.md), which
+    "exact" keeps to; None takes the environment's CNNCORE_PRECISION, or else "fast".
 
     Inputs are uint8, meaning x / 255, or floats, taken as they are. Raises ValueError or TypeError
     naming the layer or argument."""
