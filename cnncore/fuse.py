@@ -23,6 +23,9 @@ TILES = {3: ((4, 4), (2, 2)), 5: ((4, 4), (2, 2)), 7: ((1, 4),)}
 # result), where so many times fewer products remain (tiles reach beyond the image), and with enough
 # tiles to pay for transforming the filters, which costs as much as so many products for each value.
 CHANNELS, SAVING, FILTER_COST = 16, 1.5, 28
+# Tiles of one row: each chunk of work goes through all transformed filters, which are to stay in
+# the caches.
+CHANNELS_BY_ROWS = 128
 
 
 def by_winograd(ops: Sequence[Op], capacity: int, inference: bool) -> list[Op]:
@@ -67,7 +70,7 @@ def _tile(r: int, made: Sequence[int], c: int, k: int, examples: int) -> int:
     """The switch for an image of this size and k channels from one of c; 0 for the direct sum."""
     best, most = 0, SAVING
     for rows, columns in TILES[r]:
-        if min(k, c if rows > 1 else k) < CHANNELS:
+        if k < CHANNELS or (c < CHANNELS if rows > 1 else max(c, k) > CHANNELS_BY_ROWS):
             continue
         tiles = -(-made[0] // rows) * -(-made[1] // columns)
         points, products = (rows + r - 1) * (columns + r - 1), r**2 * rows * columns
@@ -143,8 +146,8 @@ def relu_into_max_pool_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> li
     def merge(before: Op, op: Op) -> Op | None:
         if (before.kernel, op.kernel) != ("max_pool2d_backward", "relu_backward"):
             return None
-        maker = makers[before.inputs["winner"].root]
-        if op.inputs["y"].root is not maker.inputs["x"].root:
+        maker = makers.get(before.inputs["winner"].root)
+        if maker is None or op.inputs["y"].root is not maker.inputs["x"].root:
             return None
         made = op.outputs["dx"]
         dx = replace(made, shape=before.outputs["dx"].shape, source=made)

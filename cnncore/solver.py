@@ -320,7 +320,7 @@ class Solver:
     def _record(self, results: list[float], epoch: int) -> Step:
         """The books of one step that was done: data loss, penalties."""
         self.iteration += 1
-        data_loss, penalty = results[0], sum(results[1:])
+        data_loss, penalty = results[0], sum(results[1:], 0.0)
         end = self._train is not None and self.iteration % self.iterations_per_epoch == 0
         step = Step(self.iteration, epoch, data_loss + penalty, data_loss, self._lr, end)
         self.history["loss"].append(step.loss)

@@ -4,10 +4,10 @@
  *
  *     y = A^T [ sum over c of (G w G^T) (B^T x B) ] A
  *
- * over tiles of m x m outputs and the inputs under them. The product in the middle is one small
- * matrix product for each point of interpolation (winograd_transform.h): tiles by channels,
- * channels by outputs. 7x7 filters are transformed along the rows only (winograd_rows.h). The error
- * has a bound: tests/test_winograd.py. */
+ * over tiles of m x m outputs (7x7: 1 x m) and the inputs under them. The product in the middle is
+ * one small matrix product for each point of interpolation (winograd_transform.h): tiles by
+ * channels, channels by outputs. 7x7 filters are transformed along the rows only (winograd_rows.h).
+ * The error has a bound: tests/test_winograd.py. */
 #ifndef CN_WINOGRAD_H
 #define CN_WINOGRAD_H
 

@@ -68,8 +68,9 @@ static layout layout_of(const winograd *g) {
     layout o;
     o.tiles = cn_ceil_div(g->q, M);
     o.width = cn_min(cn_round_up(g->k, VL), GEMM_NR);
-    /* Products that stay near. */
-    ptrdiff_t most = (384 << 10) / (SIZE * o.tiles * o.width * (ptrdiff_t)sizeof(real));
+    /* Products, and what they are made of, that stay near. */
+    ptrdiff_t widest = cn_max(o.width, g->c);
+    ptrdiff_t most = (384 << 10) / (SIZE * o.tiles * widest * (ptrdiff_t)sizeof(real));
     o.blocks = cn_ceil_div(g->p, cn_clamp(most, 1, g->p));
     o.rows = cn_ceil_div(g->p, o.blocks);
     /* Pixels are written as whole vectors. A little more than a power of two from point to point,
@@ -98,7 +99,8 @@ static void read_block(const winograd *g, const layout *o, const real *x, place 
                        real *v) {
     ptrdiff_t c = g->c, rows = at.rows + R - 1;
     x += at.image * g->h * g->w * c;
-    for (ptrdiff_t i = 0; i < o->tiles * M + R - 1; i++)
+    for (ptrdiff_t i = 0; i < o->tiles * M + R - 1; i++) {
+        v_store(columns + i * o->line + rows * c, (vec){0}); /* what the last vector reads beyond */
         for (ptrdiff_t j = 0; j < rows; j++) {
             ptrdiff_t row = at.row - g->top + j, column = i - g->left;
             int inside = row >= 0 && row < g->h && column >= 0 && column < g->w;
@@ -107,6 +109,7 @@ static void read_block(const winograd *g, const layout *o, const real *x, place 
                 v_store(columns + i * o->line + j * c + l,
                         inside ? v_load_n(pixel + l, c - l) : (vec){0});
         }
+    }
     for (ptrdiff_t t = 0; t < o->tiles; t++)
         for (ptrdiff_t l = 0; l < rows * c; l += VL) {
             vec in[SIZE], out[SIZE];

@@ -1,7 +1,8 @@
 /* The transforms of winograd.h, along one dimension: values of polynomials at points, and back.
  *
  * The points are exact in binary and symmetric, so that even and odd terms are shared; of such
- * points they are those whose error is smallest (on the choice: Barabasz et al. 2020). */
+ * points they are, of those tried, the ones with the smallest error (on the choice: Barabasz et al.
+ * 2020). */
 #ifndef CN_WINOGRAD_TRANSFORM_H
 #define CN_WINOGRAD_TRANSFORM_H
 

@@ -57,5 +57,6 @@ CASES = [
     _case("tiles and tails", 55, 33, 70),
     _case("split reduction", 197, 19, 10),
     _case("several panels", 50, 130, 200),
+    _case("columns far apart", 270, 512, 70),
     Case("flattens", {"x": (4, 3, 2, 5), "w": (30, 9), "b": (9,)}),
 ]

@@ -102,6 +102,7 @@ def _case(name: str, x: Shape, filters: Shape, bias: bool = True, **attributes: 
 CASES = [
     _case("one pixel", (1, 1, 1, 1), (1, 1, 1)),
     _case("1x1", (2, 4, 3, 5), (1, 1, 6)),
+    _case("3x1", (2, 6, 5, 3), (3, 1, 4), padding=(1, 0)),
     _case("3x3 same", (2, 5, 6, 3), (3, 3, 4), padding="same"),
     _case("3x3 no bias", (3, 7, 5, 2), (3, 3, 9), bias=False),
     _case("even filter same", (2, 6, 5, 3), (2, 4, 5), padding="same"),

@@ -25,12 +25,23 @@ typedef struct {
 } matrix;
 
 /* Columns of x touch as many lines as the sum has terms, which a power of two between them puts
- * into a few sets of the caches. From where these overflow, columns are copied, for several panels.
- */
+ * into a few sets of the caches. Where the sum is long, the longer the wider a panel is, since x is
+ * read once for each, columns are copied, for several panels. */
 static int far_apart(ptrdiff_t column, ptrdiff_t depth) {
     return column * (ptrdiff_t)sizeof(real) % 1024 == 0 && depth > GEMM_NR * GEMM_NR / 16;
 }
-enum { TOGETHER = 256 / GEMM_NR };
+
+/* Panels for which columns are copied once: 256 columns of the result, and fewer where that would
+ * leave few chunks. */
+static ptrdiff_t panels_together(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t depth) {
+    ptrdiff_t panels = gemm_panels(columns), together = far_apart(rows, depth) ? 256 / GEMM_NR : 1;
+    while (together > 1) {
+        ptrdiff_t groups = cn_ceil_div(panels, together);
+        if (groups * row_blocks(rows, groups) >= 16) break;
+        together /= 2;
+    }
+    return together;
+}
 
 /* y = x w + bias: rows from .. to of x, all of the depth, and `panels` panels of w's columns from
  * the first. x is (rows, depth) with one step 1. */
@@ -38,6 +49,7 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                     ptrdiff_t panels, const real *bias, int relu, real *y, ptrdiff_t from,
                     ptrdiff_t to, real *packed) {
     int copied = far_apart(x.column, depth);
+    /* Where x goes by columns, its block is as large as a panel's: both are to stay near. */
     ptrdiff_t at_once = x.column == 1 ? DEPTH : DEPTH / 2;
     real *copy = packed + DEPTH * GEMM_NR;
     for (ptrdiff_t l = 0; l < depth; l += at_once) {
@@ -63,7 +75,11 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
     }
 }
 
-static ptrdiff_t panel_scratch(const void *args) {
+static ptrdiff_t forward_scratch(const void *args) {
+    (void)args;
+    return DEPTH * GEMM_NR * (ptrdiff_t)sizeof(real);
+}
+static ptrdiff_t backward_scratch(const void *args) {
     (void)args;
     return (DEPTH * GEMM_NR + COPY) * (ptrdiff_t)sizeof(real);
 }
@@ -111,7 +127,7 @@ static backward_layout layout_of(const affine_backward *a) {
     ptrdiff_t n = a->x.shape[0], panels = gemm_panels(a->w.shape[1]);
     o.d = a->w.shape[0];
     o.m = a->w.shape[1];
-    o.together = far_apart(o.d, n) ? TOGETHER : 1;
+    o.together = panels_together(o.d, o.m, n);
     o.panel_groups = cn_ceil_div(panels, o.together);
     o.weight_blocks = row_blocks(o.d, o.panel_groups);
     o.parts = cn_clamp(64 / (o.weight_blocks * o.panel_groups), 1,
@@ -228,7 +244,7 @@ static const cn_kernel forward = {
     .args_size = sizeof(affine_forward),
     .fields = CN_TABLE(AFFINE_FORWARD),
     .check = forward_check,
-    .scratch = panel_scratch,
+    .scratch = forward_scratch,
     .stages = {{forward_chunks, forward_run}},
 };
 #undef CN_ARGS_TYPE
@@ -239,7 +255,7 @@ static const cn_kernel backward = {
     .fields = CN_TABLE(AFFINE_BACKWARD),
     .check = backward_check,
     .workspace = backward_workspace,
-    .scratch = panel_scratch,
+    .scratch = backward_scratch,
     .stages = {{backward_chunks, backward_run}, {combine_chunks, combine}},
 };
 #undef CN_ARGS_TYPE

@@ -337,17 +337,17 @@ static ptrdiff_t weight_images(const geometry *g) {
 }
 
 typedef struct {
-    ptrdiff_t filter_rows, weights; /* rows of k filters, as panels; reals of those */
-    ptrdiff_t parts;                /* of the reduction over the batch, at most */
-    ptrdiff_t packed_w, dw_parts, db_parts, bytes; /* workspace */
-    ptrdiff_t packed_dy, scratch;                  /* a thread's scratch: window of x, then dy */
+    ptrdiff_t filter_rows, weights;      /* r s c rows of w; reals of w in panels */
+    ptrdiff_t parts;                     /* of the reduction over the batch, at most */
+    ptrdiff_t dw_parts, db_parts, bytes; /* workspace, behind the packed filters */
+    ptrdiff_t packed_dy, scratch;        /* a thread's scratch: window of x, then dy */
 } backward_layout;
 
 static geometry backward_geometry(const conv2d_backward *a) {
     return geometry_of(a->x, a->w, a->dy, a->stride, a->padding);
 }
 
-/* Whether dw has a stage of its own, after dx: their transforms, four times as large as the
+/* Whether dw has a stage of its own, after dx: their transforms, larger than the
  * filters, then use the same memory. */
 static int apart(const conv2d_backward *a) {
     return cn_present(a->dx) && cn_present(a->dw) && a->winograd_dx && a->winograd_dw;
@@ -359,7 +359,6 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     o.filter_rows = g->r * g->s * g->c;
     o.weights = gemm_packed_size(o.filter_rows, g->k);
     o.parts = cn_clamp(64 / gemm_panels(g->k), 1, cn_max(1, (4 << 20) / (o.weights * 8)));
-    o.packed_w = 0;
     winograd dw = winograd_of(g, g->n, a->winograd_dw), dx = winograd_dx(g, g->n, a->winograd_dx);
     ptrdiff_t packed =
         dx.m ? CN(winograd_filter_size)(&dx) : gemm_packed_size(g->r * g->s * g->k, g->c);
