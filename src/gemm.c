@@ -52,7 +52,7 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
 #pragma GCC unroll 24
         for (int i = 0; i < rows; i++) {
             vec out = sum[i][j] + bias;
-            if (epilogue->relu) out = v_select(out <= 0, (vec){0}, out);
+            if (epilogue->relu) out = v_relu(out);
             v_store_n(y + i * ldy + j * VL, out, some);
         }
     }

@@ -50,6 +50,12 @@ CN_INLINE ptrdiff_t gemm_panel_width(ptrdiff_t columns, ptrdiff_t panel) {
 CN_INLINE ptrdiff_t gemm_packed_size(ptrdiff_t depth, ptrdiff_t columns) {
     return depth * cn_round_up(columns, VL);
 }
+/* Where the element of a row and a column lies. */
+CN_INLINE ptrdiff_t gemm_packed_place(ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t row,
+                                      ptrdiff_t column) {
+    ptrdiff_t panel = column / GEMM_NR, pitch = cn_round_up(gemm_panel_width(columns, panel), VL);
+    return depth * panel * GEMM_NR + row * pitch + column % GEMM_NR;
+}
 
 /* Whether `width` columns of a matrix with these steps are a panel as they stand. */
 CN_INLINE int gemm_is_panel(ptrdiff_t row, ptrdiff_t column, ptrdiff_t width) {

@@ -114,6 +114,7 @@ CN_INLINE void v_stream_end(void) {
 CN_INLINE vec v_select(ivec mask, vec a, vec b) {
     return (vec)(((ivec)a & mask) | ((ivec)b & ~mask));
 }
+CN_INLINE vec v_relu(vec a) { return v_select(a <= 0, (vec){0}, a); } /* NaN stays */
 CN_INLINE vec v_abs(vec a) { return (vec)((ivec)a & (bits)(~(ubits)0 >> 1)); }
 
 /* The one thing vector extensions lack: the compilers see no square root in a loop over lanes. */

@@ -84,18 +84,18 @@ CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w
     const int size = m + r - 1;
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels;
     ptrdiff_t first = chunk / panels * FILTER_ROWS, end = cn_min(g->c, first + FILTER_ROWS);
-    ptrdiff_t j0 = panel * GEMM_NR, pitch = cn_round_up(gemm_panel_width(g->k, panel), VL);
+    ptrdiff_t j0 = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
     ptrdiff_t point = gemm_packed_size(g->c, g->k);
     vec tap[5][5][VL];
     for (ptrdiff_t c0 = first; c0 < end; c0 += VL)
-        for (ptrdiff_t j = 0; j < pitch; j += VL) {
-            read_taps(r, g, w, turned, c0, j0 + j, tap);
+        for (ptrdiff_t j = j0; j < j0 + width; j += VL) {
+            read_taps(r, g, w, turned, c0, j, tap);
             for (ptrdiff_t row = 0; row < cn_min(VL, end - c0); row++) {
                 vec in[SIDE][SIDE], out[SIDE][SIDE];
 #pragma GCC unroll 25
                 for (int i = 0; i < r * r; i++) in[i / r][i % r] = tap[i / r][i % r][row];
                 transform(FILTER, size, r, in, out);
-                real *to = u + g->c * j0 + (c0 + row) * pitch + j;
+                real *to = u + gemm_packed_place(g->c, g->k, c0 + row, j);
 #pragma GCC unroll 64
                 for (int i = 0; i < size * size; i++)
                     v_store(to + i * point, out[i / size][i % size]);
@@ -198,7 +198,7 @@ CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const re
             for (ptrdiff_t a = 0; a < rows; a++)
                 for (ptrdiff_t b = 0; b < columns; b++) {
                     vec value = out[a][b] + add;
-                    if (relu) value = v_select(value <= 0, (vec){0}, value);
+                    if (relu) value = v_relu(value);
                     v_store_n(corner + (a * g->q + b) * g->k + j, value, width - j);
                 }
         }
@@ -351,8 +351,7 @@ CN_INLINE void weights_of(const int m, const int r, const winograd *g, const rea
     ptrdiff_t matrix = gemm_packed_size(g->c, g->k), parts = weight_parts(g);
     for (ptrdiff_t l = chunk * COMBINE_ROWS; l < cn_min(g->c, (chunk + 1) * COMBINE_ROWS); l++)
         for (ptrdiff_t j = 0; j < g->k; j += VL) {
-            ptrdiff_t panel = j / GEMM_NR, pitch = cn_round_up(gemm_panel_width(g->k, panel), VL);
-            const real *from = du + g->c * panel * GEMM_NR + l * pitch + j % GEMM_NR;
+            const real *from = du + gemm_packed_place(g->c, g->k, l, j);
             vec in[SIDE][SIDE], out[SIDE][SIDE];
 #pragma GCC unroll 64
             for (int i = 0; i < size * size; i++) {

@@ -21,12 +21,6 @@ ptrdiff_t CN(winograd_rows_filter_chunks)(const winograd *g) {
     return cn_ceil_div(depth_of(g), FILTER_ROWS);
 }
 
-/* Where row `row`, of filter row and channel, and column j of each point's matrix begin in u. */
-static ptrdiff_t matrix_place(const winograd *g, ptrdiff_t row, ptrdiff_t j) {
-    ptrdiff_t panel = j / GEMM_NR, pitch = cn_round_up(gemm_panel_width(g->k, panel), VL);
-    return depth_of(g) * panel * GEMM_NR + row * pitch + j % GEMM_NR;
-}
-
 /* Up to VL columns of w from j on, for a filter row and channel: of tap s, or turned around. */
 static vec read_tap(const winograd *g, const real *w, int turned, ptrdiff_t row, ptrdiff_t s,
                     ptrdiff_t j) {
@@ -47,7 +41,7 @@ void CN(winograd_rows_filter)(const winograd *g, const real *w, int turned, real
             vec in[R], out[SIZE];
             for (int s = 0; s < R; s++) in[s] = read_tap(g, w, turned, row, s, j);
             one_way(FILTER, SIZE, R, in, out);
-            real *to = u + matrix_place(g, row, j);
+            real *to = u + gemm_packed_place(depth_of(g), g->k, row, j);
             for (int i = 0; i < SIZE; i++) v_store(to + i * point, out[i]);
         }
 }
@@ -137,7 +131,7 @@ static void write_block(const winograd *g, const layout *o, const real *p, ptrdi
                 one_way(OUTPUT, SIZE, M, in, out);
                 for (int i = 0; i < some; i++) {
                     vec value = out[i] + add;
-                    if (relu) value = v_select(value <= 0, (vec){0}, value);
+                    if (relu) value = v_relu(value);
                     v_store_n(to + i * g->k + j, value, width - j);
                 }
             }
@@ -162,7 +156,8 @@ void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u, cons
             for (ptrdiff_t t = 0; t < o.tiles; t++) {
                 const real *line = v + i * o.v_point + t * o.line;
                 gemm_rows rows = {line, g->c, 0, 1, depth, 1, 1, 0};
-                CN(gemm)(&rows, at.rows, u + i * matrix + matrix_place(g, 0, j), pitch,
+                CN(gemm)(&rows, at.rows,
+                         u + i * matrix + gemm_packed_place(depth_of(g), g->k, 0, j), pitch,
                          p + i * o.p_point + t * at.rows * pitch, pitch,
                          (gemm_epilogue){NULL, 0, 0});
             }
@@ -212,7 +207,7 @@ void CN(winograd_rows_weights)(const winograd *g, const real *x, const real *dy,
     ptrdiff_t depth = depth_of(g), matrix = gemm_packed_size(depth, g->k);
     ptrdiff_t pitch = cn_round_up(width, VL), end = cn_part(g->n, parts, part + 1) * o.blocks;
     real *v = scratch + o.v, *z = scratch + o.p;
-    du += part * SIZE * matrix + matrix_place(g, 0, j);
+    du += part * SIZE * matrix + gemm_packed_place(depth_of(g), g->k, 0, j);
     int accumulate = 0;
     for (ptrdiff_t block = cn_part(g->n, parts, part) * o.blocks; block < end; block++) {
         place at = place_of(g, &o, block);
@@ -236,7 +231,7 @@ void CN(winograd_rows_combine)(const winograd *g, const real *du, real *dw, ptrd
     ptrdiff_t end = cn_min(depth_of(g), (chunk + 1) * FILTER_ROWS);
     for (ptrdiff_t row = chunk * FILTER_ROWS; row < end; row++)
         for (ptrdiff_t j = 0; j < g->k; j += VL) {
-            const real *from = du + matrix_place(g, row, j);
+            const real *from = du + gemm_packed_place(depth_of(g), g->k, row, j);
             ptrdiff_t r = row / g->c, channel = row % g->c;
             vec in[SIZE], out[R];
             for (int i = 0; i < SIZE; i++) {

@@ -22,7 +22,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     ptrdiff_t end = elementwise_end(a->x0, step->n, chunk);
     for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
         vec out = v_load_n(x0 + i, end - i) + v_load_n(x1 + i, end - i);
-        if (a->relu) out = v_select(out <= 0, (vec){0}, out);
+        if (a->relu) out = v_relu(out);
         v_store_n(y + i, out, end - i);
     }
 }

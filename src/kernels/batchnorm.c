@@ -167,7 +167,7 @@ static void normalize(const real *x, real *y, ptrdiff_t rows, ptrdiff_t c, const
             ptrdiff_t some = c - j;
             vec centred = v_load_n(x + j, some) - v_load_n(mean + j, some);
             vec out = centred * v_load_n(scale + j, some) + v_load_n(beta + j, some);
-            if (relu) out = v_select(out <= 0, (vec){0}, out);
+            if (relu) out = v_relu(out);
             v_store_n(y + j, out, some);
         }
 }

@@ -590,8 +590,8 @@ static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void
     for (ptrdiff_t row = chunk * combine_rows(&g); row < end; row++)
         for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
-            const real *sums = (const real *)(workspace + o.dw_parts) + o.filter_rows * j +
-                               row * cn_round_up(width, VL);
+            const real *sums = (const real *)(workspace + o.dw_parts) +
+                               gemm_packed_place(o.filter_rows, g.k, row, j);
             CN(add_parts)((real *)a->dw.data + row * g.k + j, sums, active_parts(o, step->n),
                           o.weights, 0, width);
         }

@@ -44,7 +44,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         double lanes[VL] = {0}, loss = -1;
         for (ptrdiff_t j = 0; j < classes; j += VL) {
             vec margin = margins(x + j, classes - j, x[target]);
-            v_add_double(lanes, v_select(margin <= 0, (vec){0}, margin), classes - j);
+            v_add_double(lanes, v_relu(margin), classes - j);
         }
         for (int lane = 0; lane < VL; lane++) loss += lanes[lane];
         sum += loss * (double)loss_weight(a->weight, i);

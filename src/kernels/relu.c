@@ -21,7 +21,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     ptrdiff_t end = elementwise_end(a->x, step->n, chunk);
     for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
         vec v = v_load_n(x + i, end - i);
-        v_store_n(y + i, v_select(v <= 0, (vec){0}, v), end - i);
+        v_store_n(y + i, v_relu(v), end - i);
     }
 }
 

@@ -91,11 +91,14 @@ static void narrow_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t 
 static void rows_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t classes,
                          double *largest, double *sum) {
     ptrdiff_t at_once = classes <= VL ? VL : 1;
-    for (ptrdiff_t i = 0; i < rows; i += at_once, x += at_once * classes, prob += at_once * classes)
+    for (ptrdiff_t i = 0; i < rows; i += at_once) {
+        const real *from = x + i * classes;
+        real *to = prob + i * classes;
         if (classes <= VL)
-            narrow_softmax(x, prob, cn_min(VL, rows - i), classes, largest + i, sum + i);
+            narrow_softmax(from, to, cn_min(VL, rows - i), classes, largest + i, sum + i);
         else
-            row_softmax(x, prob, classes, largest + i, sum + i);
+            row_softmax(from, to, classes, largest + i, sum + i);
+    }
 }
 
 /* Rows whose logarithms are taken together. */
