@@ -4,8 +4,8 @@
  * rows * nv registers. Row pointers are kept for every third row only: base, base + ld and
  * base + 2 ld are all addressing modes, and 24 row pointers would not fit the integer registers. */
 CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm_rows *restrict g,
-                    const real *x, const real *restrict panel, ptrdiff_t width, real *y,
-                    ptrdiff_t ldy, const gemm_epilogue *restrict epilogue) {
+                    const real *x, const real *restrict panel, ptrdiff_t pitch, ptrdiff_t width,
+                    real *y, ptrdiff_t ldy, const gemm_epilogue *restrict epilogue) {
     vec sum[24][4];
     const ptrdiff_t last = width - (nv - 1) * VL; /* columns of the last vector */
     const ptrdiff_t ld = in_place ? g->ld : 1, step = in_place ? 1 : g->step;
@@ -41,7 +41,7 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
                 }
 #pragma GCC unroll 8
                 for (int i = 0; i < (rows + 2) / 3; i++) row[i] += step;
-                panel += nv * VL;
+                panel += pitch;
             }
         }
 
@@ -73,7 +73,7 @@ CN_INLINE ptrdiff_t tile_rows(const int nv, ptrdiff_t m) {
 }
 
 CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdiff_t m,
-                     const real *panel, ptrdiff_t width, real *y, ptrdiff_t ldy,
+                     gemm_panel panel, ptrdiff_t width, real *y, ptrdiff_t ldy,
                      const gemm_epilogue *epilogue) {
     for (ptrdiff_t i = 0, rows; i < m; i += rows) {
         const real *x = g->x + i * g->ld;
@@ -82,7 +82,8 @@ CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdi
 #define HEIGHT(rows)                                                                               \
     case rows:                                                                                     \
         if (rows * nv <= ACCUMULATORS)                                                             \
-            tile(rows, nv, in_place, g, x, panel, width, y + i * ldy, ldy, epilogue);              \
+            tile(rows, nv, in_place, g, x, panel.data, panel.pitch, width, y + i * ldy, ldy,       \
+                 epilogue);                                                                        \
         break;
             HEIGHT(1)
             HEIGHT(2)
@@ -101,7 +102,7 @@ CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdi
 }
 
 #define PANEL(name, nv)                                                                            \
-    static __attribute__((noinline)) void name(const gemm_rows *g, ptrdiff_t m, const real *panel, \
+    static __attribute__((noinline)) void name(const gemm_rows *g, ptrdiff_t m, gemm_panel panel,  \
                                                ptrdiff_t width, real *y, ptrdiff_t ldy,            \
                                                const gemm_epilogue *epilogue) {                    \
         if (g->step == 1)                                                                          \
@@ -116,9 +117,9 @@ PANEL(panel_3, 3)
 PANEL(panel_4, 4)
 #endif
 
-void CN(gemm)(const gemm_rows *g, ptrdiff_t m, const real *panel, ptrdiff_t width, real *y,
+void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,
               ptrdiff_t ldy, gemm_epilogue epilogue) {
-    static void (*const panels[])(const gemm_rows *, ptrdiff_t, const real *, ptrdiff_t, real *,
+    static void (*const panels[])(const gemm_rows *, ptrdiff_t, gemm_panel, ptrdiff_t, real *,
                                   ptrdiff_t, const gemm_epilogue *) = {
         panel_1,
         panel_2,
@@ -164,4 +165,13 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
             else
                 transpose(to, pitch, from, column, cn_min(VL, depth - l), cn_min(VL, width - j));
         }
+}
+
+gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
+                             ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m) {
+    /* Rows far apart share few sets of the caches: many rows of x then pay for packing. */
+    int near = row * (ptrdiff_t)sizeof(real) < 8192 || m <= 64;
+    if (column == 1 && width % VL == 0 && near) return (gemm_panel){w, row};
+    CN(gemm_pack)(packed, w, row, column, depth, width);
+    return gemm_packed(packed, width);
 }

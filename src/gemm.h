@@ -57,17 +57,25 @@ CN_INLINE ptrdiff_t gemm_packed_place(ptrdiff_t depth, ptrdiff_t columns, ptrdif
     return depth * panel * GEMM_NR + row * pitch + column % GEMM_NR;
 }
 
-/* Whether `width` columns of a matrix with these steps are a panel as they stand. */
-CN_INLINE int gemm_is_panel(ptrdiff_t row, ptrdiff_t column, ptrdiff_t width) {
-    return column == 1 && row == width && width % VL == 0;
+/* A panel: whole vectors of columns, `pitch` from row to row. */
+typedef struct {
+    const real *data;
+    ptrdiff_t pitch;
+} gemm_panel;
+CN_INLINE gemm_panel gemm_packed(const real *packed, ptrdiff_t width) {
+    return (gemm_panel){packed, cn_round_up(width, VL)};
 }
 
 /* Packs columns of w, w[l*row + j*column], into the panel at `packed`; row or column is 1. */
 void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
                    ptrdiff_t width);
 
+/* Columns of w as a panel for m rows: as they stand, or packed. */
+gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
+                             ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m);
+
 /* y (m, width) from m rows and one panel. */
-void CN(gemm)(const gemm_rows *rows, ptrdiff_t m, const real *panel, ptrdiff_t width, real *y,
+void CN(gemm)(const gemm_rows *rows, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,
               ptrdiff_t ldy, gemm_epilogue epilogue);
 
 #endif

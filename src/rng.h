@@ -66,13 +66,14 @@ CN_INLINE void interleave(lanes64 x, lanes64 y, lanes64 *even, lanes64 *odd) {
 CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], const cn_philox_keys *keys,
                          uint64_t block, uint64_t t, uint32_t stream, uint32_t ordinal) {
     lanes64 c[2][4];
+    /* Even lanes count first, so that the words of one counter come to stand side by side. */
+#define PLACE(i) (i) / 2 + (i) % 2 * (LANES64 / 2)
+    static const uint64_t places[8] = {PLACE(0), PLACE(1), PLACE(2), PLACE(3),
+                                       PLACE(4), PLACE(5), PLACE(6), PLACE(7)};
+#undef PLACE
 #pragma GCC unroll 2
     for (int v = 0; v < 2; v++) {
-        lanes64 b;
-        /* Even lanes count first, so that the words of one counter come to stand side by side. */
-#pragma GCC unroll 8
-        for (int i = 0; i < LANES64; i++)
-            b[i] = block + (uint64_t)(v * LANES64 + i / 2 + i % 2 * (LANES64 / 2));
+        lanes64 b = *(const lanes64 *)places + (block + (uint64_t)(v * LANES64));
         c[v][0] = b;
         c[v][1] = (b >> 32 & 0xffff) | (t >> 32 & 0xffff) << 16;
         c[v][2] = (lanes64){0} + t;

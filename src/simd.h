@@ -91,8 +91,9 @@ CN_INLINE void v_store_n(real *p, vec a, ptrdiff_t n) {
 #endif
 }
 
-/* A store past the caches, to a multiple of the vector's size; v_stream_end makes those before it
- * visible to the other threads. An ordinary store where the compiler has no such thing. */
+/* A store past the caches, to a multiple of the vector's size: memory is not read before it is
+ * written. The others see it once the threads have met. An ordinary store where there is no such
+ * thing. */
 CN_INLINE void v_stream(real *p, vec a) {
 #if CN_VECTOR_BYTES == 64
     _mm512_stream_si512((__m512i *)p, (__m512i)a);
@@ -104,10 +105,25 @@ CN_INLINE void v_stream(real *p, vec a) {
     v_store(p, a);
 #endif
 }
-CN_INLINE void v_stream_end(void) {
-#if defined(__x86_64__)
-    _mm_sfence();
-#endif
+CN_INLINE int v_can_stream(const void *p) { return (uintptr_t)p % CN_VECTOR_BYTES == 0; }
+
+/* Whether a result's vectors pass the caches by: where it is larger than they are, so that little
+ * of it would be left in them for who reads it next, and lies apart from the argument. */
+enum { PAST_CACHES = 32 << 20 };
+CN_INLINE int past_caches(cn_tensor y, const void *argument) {
+    return cn_elements(y) * (ptrdiff_t)sizeof(real) >= PAST_CACHES && y.data != argument &&
+           v_can_stream(y.data);
+}
+/* The same where a vector begins at a channel. */
+CN_INLINE int rows_past_caches(cn_tensor y, const void *argument) {
+    return cn_channels(y) % VL == 0 && past_caches(y, argument);
+}
+/* To a place for which one of the two was asked. */
+CN_INLINE void v_put(real *p, vec a, ptrdiff_t n, int past) {
+    if (past && n >= VL)
+        v_stream(p, a);
+    else
+        v_store_n(p, a, n);
 }
 
 /* mask ? a : b, lane by lane; a mask is all ones or all zeros, as comparisons give it. */
@@ -141,16 +157,25 @@ CN_INLINE vec v_shuffle(vec a, vec b, ivec index) {
 #endif
 }
 
-/* v[i][j] = v[j][i]: blocks of 1, 2, 4, ... lanes change places with those across the diagonal. */
+/* v[i][j] = v[j][i]: blocks of 1, 2, 4, ... lanes change places with those across the diagonal.
+ * The lanes that a pair's first and second vector get stand in tables: compilers do not see that
+ * they are constants when a loop makes them. */
+#define V_FIRST(size, i) ((i) & (size) ? VL + (i) - (size) : (i))
+#define V_SECOND(size, i) ((i) & (size) ? VL + (i) : (i) + (size))
+#define V_LANES(which, size)                                                                       \
+    {which(size, 0),  which(size, 1),  which(size, 2),  which(size, 3),                            \
+     which(size, 4),  which(size, 5),  which(size, 6),  which(size, 7),                            \
+     which(size, 8),  which(size, 9),  which(size, 10), which(size, 11),                           \
+     which(size, 12), which(size, 13), which(size, 14), which(size, 15)}
 CN_INLINE void v_transpose(vec v[VL]) {
+    static const bits first[][16] = {V_LANES(V_FIRST, 1), V_LANES(V_FIRST, 2), V_LANES(V_FIRST, 4),
+                                     V_LANES(V_FIRST, 8)};
+    static const bits second[][16] = {V_LANES(V_SECOND, 1), V_LANES(V_SECOND, 2),
+                                      V_LANES(V_SECOND, 4), V_LANES(V_SECOND, 8)};
 #pragma GCC unroll 4
-    for (int size = 1; size < VL; size *= 2) {
-        ivec low, high;
-#pragma GCC unroll 16
-        for (int i = 0; i < VL; i++) {
-            low[i] = i & size ? VL + i - size : i;
-            high[i] = i & size ? VL + i : i + size;
-        }
+    for (int step = 0; 1 << step < VL; step++) {
+        const int size = 1 << step;
+        ivec low = *(const ivec *)first[step], high = *(const ivec *)second[step];
 #pragma GCC unroll 16
         for (int i = 0; i < VL; i++)
             if (!(i & size)) {

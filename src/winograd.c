@@ -245,8 +245,9 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
         for (int i = 0; i < count_points; i++) {
             gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
-            CN(gemm)(&rows, count, u + i * matrix + g->c * j, cn_round_up(width, VL),
-                     p + i * out_point, GEMM_NR, (gemm_epilogue){NULL, 0, 0});
+            CN(gemm)(&rows, count, gemm_packed(u + i * matrix + g->c * j, width),
+                     cn_round_up(width, VL), p + i * out_point, GEMM_NR,
+                     (gemm_epilogue){NULL, 0, 0});
         }
         write_tiles(m, r, g, p, first, count, width, bias ? bias + j : NULL, relu, y + j);
     }
@@ -324,8 +325,8 @@ CN_INLINE void weights(const int m, const int r, const winograd *g, const real *
         read_gradients(m, r, g, dy + j, first, count, width, z);
         for (int i = 0; i < count_points; i++) {
             gemm_rows rows = {v + i * in_point, 1, 0, 1, count, c_pitch, 1, 0};
-            CN(gemm)(&rows, g->c, z + i * out_point, pitch, du + i * matrix, pitch,
-                     (gemm_epilogue){NULL, 0, accumulate});
+            CN(gemm)(&rows, g->c, gemm_packed(z + i * out_point, pitch), pitch, du + i * matrix,
+                     pitch, (gemm_epilogue){NULL, 0, accumulate});
         }
         accumulate = 1;
     }

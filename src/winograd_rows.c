@@ -156,10 +156,11 @@ void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u, cons
             for (ptrdiff_t t = 0; t < o.tiles; t++) {
                 const real *line = v + i * o.v_point + t * o.line;
                 gemm_rows rows = {line, g->c, 0, 1, depth, 1, 1, 0};
-                CN(gemm)(&rows, at.rows,
-                         u + i * matrix + gemm_packed_place(depth_of(g), g->k, 0, j), pitch,
-                         p + i * o.p_point + t * at.rows * pitch, pitch,
-                         (gemm_epilogue){NULL, 0, 0});
+                CN(gemm)(
+                    &rows, at.rows,
+                    gemm_packed(u + i * matrix + gemm_packed_place(depth_of(g), g->k, 0, j), pitch),
+                    pitch, p + i * o.p_point + t * at.rows * pitch, pitch,
+                    (gemm_epilogue){NULL, 0, 0});
             }
         write_block(g, &o, p, pitch, at, width, bias ? bias + j : NULL, relu, y + j);
     }
@@ -215,8 +216,8 @@ void CN(winograd_rows_weights)(const winograd *g, const real *x, const real *dy,
         read_gradients(g, &o, dy + j, pitch, at, width, z);
         for (int i = 0; i < SIZE; i++) {
             gemm_rows rows = {v + i * o.v_point, 1, o.line, o.tiles, at.rows, g->c, 1, 0};
-            CN(gemm)(&rows, depth, z + i * o.p_point, pitch, du + i * matrix, pitch,
-                     (gemm_epilogue){NULL, 0, accumulate});
+            CN(gemm)(&rows, depth, gemm_packed(z + i * o.p_point, pitch), pitch, du + i * matrix,
+                     pitch, (gemm_epilogue){NULL, 0, accumulate});
         }
         accumulate = 1;
     }

@@ -66,11 +66,10 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
         for (ptrdiff_t panel = first; panel < first + panels; panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
             const real *right = w.data + l * w.row + j * w.column;
-            int is_panel = gemm_is_panel(w.row, w.column, width);
-            if (!is_panel) CN(gemm_pack)(packed, right, w.row, w.column, some, width);
+            gemm_panel p =
+                CN(gemm_panel_of)(packed, right, w.row, w.column, some, width, to - from);
             gemm_epilogue epilogue = {last && bias ? bias + j : NULL, last && relu, l > 0};
-            CN(gemm)(&rows, to - from, is_panel ? right : packed, width, y + from * columns + j,
-                     columns, epilogue);
+            CN(gemm)(&rows, to - from, p, width, y + from * columns + j, columns, epilogue);
         }
     }
 }

@@ -47,7 +47,8 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     ptrdiff_t w = a->dx.shape[2], c = a->dx.shape[3];
     const real *dy = (const real *)a->dy.data + i * cn_example(a->dy);
     real *dx = (real *)a->dx.data + i * cn_example(a->dx);
-    int add = !windows_disjoint(a->size, a->stride);
+    int add = !windows_disjoint(a->size, a->stride),
+        past = !add && rows_past_caches(a->dx, a->dy.data);
     if (!windows_cover(a->dx, a->dy, a->size, a->stride, a->padding))
         memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
     for (ptrdiff_t p = 0; p < a->dy.shape[1]; p++)
@@ -58,8 +59,8 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
                 for (ptrdiff_t r = o.r0; r < o.r1; r++)
                     for (ptrdiff_t s = o.s0; s < o.s1; s++) {
                         real *pixel = dx + ((o.row + r) * w + o.column + s) * c + j;
-                        v_store_n(pixel, add ? (vec)(v_load_n(pixel, c - j) + share) : share,
-                                  c - j);
+                        v_put(pixel, add ? (vec)(v_load_n(pixel, c - j) + share) : share, c - j,
+                              past);
                     }
             }
         }

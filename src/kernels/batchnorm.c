@@ -161,14 +161,14 @@ static void merge_moments(const void *args, const cn_step *step, ptrdiff_t chunk
 
 /* y = (x - mean) * scale + beta */
 static void normalize(const real *x, real *y, ptrdiff_t rows, ptrdiff_t c, const real *mean,
-                      const real *scale, const real *beta, int relu) {
+                      const real *scale, const real *beta, int relu, int past) {
     for (ptrdiff_t i = 0; i < rows; i++, x += c, y += c)
         for (ptrdiff_t j = 0; j < c; j += VL) {
             ptrdiff_t some = c - j;
             vec centred = v_load_n(x + j, some) - v_load_n(mean + j, some);
             vec out = centred * v_load_n(scale + j, some) + v_load_n(beta + j, some);
             if (relu) out = v_relu(out);
-            v_store_n(y + j, out, some);
+            v_put(y + j, out, some, past);
         }
 }
 
@@ -179,7 +179,7 @@ static void forward_normalize(const void *args, const cn_step *step, ptrdiff_t c
     ptrdiff_t c = cn_channels(a->x), from = chunk * row_block(a->x);
     normalize((const real *)a->x.data + from * c, (real *)a->y.data + from * c,
               cn_min(row_block(a->x), cn_rows(a->x, step->n) - from), c, a->mean.data,
-              forward_scale(a), a->beta.data, (int)a->relu);
+              forward_scale(a), a->beta.data, (int)a->relu, rows_past_caches(a->y, a->x.data));
 }
 
 /* Backward: stage 0 makes the scale of each channel, stage 1 each block's sums of dy and
@@ -331,7 +331,7 @@ static ptrdiff_t dx_blocks(const void *args, ptrdiff_t n) {
 }
 
 CN_INLINE void dx_rows(const int relu, const real *x, const real *dy, ptrdiff_t rows, ptrdiff_t c,
-                       coefficients of, real *dx) {
+                       coefficients of, real *dx, int past) {
     for (ptrdiff_t i = 0; i < rows; i++, x += c, dy += c, dx += c)
         for (ptrdiff_t j = 0; j < c; j += VL) {
             ptrdiff_t some = c - j;
@@ -339,7 +339,7 @@ CN_INLINE void dx_rows(const int relu, const real *x, const real *dy, ptrdiff_t 
             vec centred = v_load_n(x + j, some) - v_load_n(of.mean + j, some);
             if (relu) g = through_relu(g, centred, scale, v_load_n(of.beta + j, some));
             g -= v_load_n(of.centre + j, some) + centred * v_load_n(of.slope + j, some);
-            v_store_n(dx + j, g * scale, some);
+            v_put(dx + j, g * scale, some, past);
         }
 }
 
@@ -350,10 +350,11 @@ static void backward_dx(const void *args, const cn_step *step, ptrdiff_t chunk, 
     ptrdiff_t rows = cn_min(row_block(a->x), cn_rows(a->x, step->n) - from);
     const real *x = (const real *)a->x.data + from * c, *dy = (const real *)a->dy.data + from * c;
     real *dx = (real *)a->dx.data + from * c;
+    int past = rows_past_caches(a->dx, a->dy.data) && a->dx.data != a->x.data;
     if (a->relu)
-        dx_rows(1, x, dy, rows, c, coefficients_of(a), dx);
+        dx_rows(1, x, dy, rows, c, coefficients_of(a), dx, past);
     else
-        dx_rows(0, x, dy, rows, c, coefficients_of(a), dx);
+        dx_rows(0, x, dy, rows, c, coefficients_of(a), dx, past);
 }
 
 static const char *eval_check(const void *args) {
@@ -381,7 +382,7 @@ static void eval_normalize(const void *args, const cn_step *step, ptrdiff_t chun
     scales(scratch, a->gamma.data, a->running_var.data, a->eps, c);
     normalize((const real *)a->x.data + from * c, (real *)a->y.data + from * c,
               cn_min(row_block(a->x), cn_rows(a->x, step->n) - from), c, a->running_mean.data,
-              scratch, a->beta.data, (int)a->relu);
+              scratch, a->beta.data, (int)a->relu, rows_past_caches(a->y, a->x.data));
 }
 
 static const char *eval_backward_check(const void *args) {

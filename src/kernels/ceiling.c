@@ -37,8 +37,6 @@ static void fma_run(const void *args, const cn_step *step, ptrdiff_t chunk, void
     memcpy((real *)a->y.data + start, buffer, (size_t)count * sizeof(real));
 }
 
-static int on_vector(const real *p) { return (uintptr_t)p % CN_VECTOR_BYTES == 0; }
-
 static const char *copy_check(const void *args) {
     const ceiling_copy_forward *a = args;
     if (!elementwise_batch(a->x)) return "x must have at least one element";
@@ -55,10 +53,8 @@ static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, voi
     const real *x = a->x.data;
     real *y = a->y.data;
     ptrdiff_t i = chunk * ELEMENTWISE_CHUNK, end = elementwise_end(a->x, step->n, chunk);
-    if (a->streaming[0] && on_vector(y)) {
+    if (a->streaming[0] && v_can_stream(y))
         for (; i + VL <= end; i += VL) v_stream(y + i, v_load(x + i));
-        v_stream_end();
-    }
     for (; i < end; i += VL) v_store_n(y + i, v_load_n(x + i, end - i), end - i);
 }
 
@@ -80,10 +76,8 @@ static void triad_run(const void *args, const cn_step *step, ptrdiff_t chunk, vo
     real *y = a->y.data;
     const vec factor = v_set((real)a->factor);
     ptrdiff_t i = chunk * ELEMENTWISE_CHUNK, end = elementwise_end(a->x0, step->n, chunk);
-    if (a->streaming[0] && on_vector(y)) {
+    if (a->streaming[0] && v_can_stream(y))
         for (; i + VL <= end; i += VL) v_stream(y + i, v_load(x0 + i) + factor * v_load(x1 + i));
-        v_stream_end();
-    }
     for (; i < end; i += VL)
         v_store_n(y + i, v_load_n(x0 + i, end - i) + factor * v_load_n(x1 + i, end - i), end - i);
 }

@@ -168,9 +168,7 @@ static ptrdiff_t forward_scratch(const void *args) {
 }
 
 /* A filter of one panel is packed as it stands. */
-static int filter_is_panel(const geometry *g) {
-    return g->k <= GEMM_NR && gemm_is_panel(g->k, 1, g->k);
-}
+static int filter_is_panel(const geometry *g) { return g->k <= GEMM_NR && g->k % VL == 0; }
 
 static ptrdiff_t forward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
@@ -232,8 +230,9 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
                                 1,
                                 1,
                                 0};
-            CN(gemm)(&pixels, together * g.q, packed + depth * j, gemm_panel_width(g.k, panel),
-                     y + i * g.q * g.k + j, g.k, epilogue);
+            CN(gemm)(&pixels, together * g.q,
+                     gemm_packed(packed + depth * j, gemm_panel_width(g.k, panel)),
+                     gemm_panel_width(g.k, panel), y + i * g.q * g.k + j, g.k, epilogue);
         }
     }
 }
@@ -320,8 +319,9 @@ static void dx_rows(const geometry *g, const real *packed, view dy, window part,
         const real *panels = packed + phase_offset(g, a, b);
         for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
             ptrdiff_t j = panel * GEMM_NR;
-            CN(gemm)(&read, pixels, panels + depth * j, gemm_panel_width(g->c, panel),
-                     dx + j0 * g->c + j, g->stride_w * g->c, (gemm_epilogue){NULL, 0, 0});
+            CN(gemm)(&read, pixels, gemm_packed(panels + depth * j, gemm_panel_width(g->c, panel)),
+                     gemm_panel_width(g->c, panel), dx + j0 * g->c + j, g->stride_w * g->c,
+                     (gemm_epilogue){NULL, 0, 0});
         }
     }
 }
@@ -513,8 +513,8 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                                 under);
             }
             const real *dy = (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k + j;
-            int is_panel = gemm_is_panel(g->k, 1, width);
-            if (!is_panel) CN(gemm_pack)(packed, dy, g->k, 1, images * rows * g->q, width);
+            gemm_panel right =
+                CN(gemm_panel_of)(packed, dy, g->k, 1, images * rows * g->q, width, taps * g->r);
             for (ptrdiff_t r = 0; r < g->r; r++) {
                 gemm_rows pixels = {x.data + r * x.pitch,
                                     1,
@@ -524,8 +524,8 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                                     g->stride_w * g->c,
                                     images,
                                     next};
-                CN(gemm)(&pixels, taps, is_panel ? dy : packed, width, out + r * taps * pitch,
-                         pitch, (gemm_epilogue){NULL, 0, accumulate});
+                CN(gemm)(&pixels, taps, right, width, out + r * taps * pitch, pitch,
+                         (gemm_epilogue){NULL, 0, accumulate});
             }
             accumulate = 1;
         }

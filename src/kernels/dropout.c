@@ -33,8 +33,9 @@ static const char *check(cn_tensor in, cn_tensor out, double keep_prob, ptrdiff_
     return NULL;
 }
 
-static void keep_or_drop(const real *in, real *out, ptrdiff_t from, ptrdiff_t end, double keep_prob,
-                         ptrdiff_t ordinal, ptrdiff_t inverted, const cn_step *step) {
+static void keep_or_drop(const real *in, real *out, int past, ptrdiff_t from, ptrdiff_t end,
+                         double keep_prob, ptrdiff_t ordinal, ptrdiff_t inverted,
+                         const cn_step *step) {
     /* Kept if draw < round(65536 keep_prob), which may not fit 16 bits; one less does. */
     const uint16_t largest_kept = (uint16_t)((uint32_t)(65536 * keep_prob + 0.5) - 1);
     const real scale = inverted ? (real)(1 / keep_prob) : 1;
@@ -46,7 +47,8 @@ static void keep_or_drop(const real *in, real *out, ptrdiff_t from, ptrdiff_t en
                   (uint32_t)ordinal);
         if (i + GROUP <= end) {
             for (ptrdiff_t j = 0; j < GROUP; j += VL)
-                v_store(out + i + j, keep(draws + j, largest_kept, v_load(in + i + j) * scale));
+                v_put(out + i + j, keep(draws + j, largest_kept, v_load(in + i + j) * scale), VL,
+                      past);
         } else {
             for (ptrdiff_t j = 0; j < end - i; j += VL) {
                 vec v = v_load_n(in + i + j, end - i - j) * scale;
@@ -68,7 +70,7 @@ static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const dropout_forward *a = args;
-    keep_or_drop(a->x.data, a->y.data, chunk * ELEMENTWISE_CHUNK,
+    keep_or_drop(a->x.data, a->y.data, past_caches(a->y, a->x.data), chunk * ELEMENTWISE_CHUNK,
                  elementwise_end(a->x, step->n, chunk), a->keep_prob, a->ordinal[0], a->inverted[0],
                  step);
 }
@@ -85,7 +87,7 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const dropout_backward *a = args;
-    keep_or_drop(a->dy.data, a->dx.data, chunk * ELEMENTWISE_CHUNK,
+    keep_or_drop(a->dy.data, a->dx.data, past_caches(a->dx, a->dy.data), chunk * ELEMENTWISE_CHUNK,
                  elementwise_end(a->dy, step->n, chunk), a->keep_prob, a->ordinal[0],
                  a->inverted[0], step);
 }

@@ -23,9 +23,10 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const real *x = a->x.data, slope = (real)a->slope;
     real *y = a->y.data;
     ptrdiff_t end = elementwise_end(a->x, step->n, chunk);
+    int past = past_caches(a->y, x);
     for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
         vec v = v_load_n(x + i, end - i);
-        v_store_n(y + i, v_select(v < 0, slope * v, v), end - i);
+        v_put(y + i, v_select(v < 0, slope * v, v), end - i, past);
     }
 }
 
@@ -47,9 +48,10 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     const real *y = a->y.data, *dy = a->dy.data, slope = (real)a->slope;
     real *dx = a->dx.data;
     ptrdiff_t end = elementwise_end(a->y, step->n, chunk);
+    int past = past_caches(a->dx, dy);
     for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
         vec g = v_load_n(dy + i, end - i);
-        v_store_n(dx + i, v_select(v_load_n(y + i, end - i) > 0, g, slope * g), end - i);
+        v_put(dx + i, v_select(v_load_n(y + i, end - i) > 0, g, slope * g), end - i, past);
     }
 }
 

@@ -87,7 +87,7 @@ static const char *backward_check(const void *args) {
  * pass does no harm. */
 CN_INLINE void spread(real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t c, const window o,
                       const ptrdiff_t across, const int add, ptrdiff_t some, vec g,
-                      const uint16_t *winner) {
+                      const uint16_t *winner, int past) {
     place_vec places = {0};
     memcpy(&places, winner, 2 * (size_t)cn_min(some, VL));
     ivec where = __builtin_convertvector(places, ivec);
@@ -97,7 +97,7 @@ CN_INLINE void spread(real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t 
             ivec won = where == (bits)(r * across + s);
             vec given = v_select(won, g, (vec){0});
             if (add) given += v_load_n(dx, some);
-            v_store_n(dx, given, some);
+            v_put(dx, given, some, past);
         }
 }
 
@@ -113,6 +113,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     const max_pool2d_backward *a = args;
     ptrdiff_t c = a->dx.shape[3], pitch = a->dx.shape[2] * c, example = cn_example(a->dy);
     int add = !windows_disjoint(a->size, a->stride);
+    int past = !add && rows_past_caches(a->dx, a->dy.data);
     real *dx = (real *)a->dx.data + i * cn_example(a->dx);
     if (!windows_cover(a->dx, a->dy, a->size, a->stride, a->padding))
         memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
@@ -126,10 +127,10 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
             if (!add && whole_2x2(o, a->size))
                 for (; j + VL <= c; j += VL)
                     spread(dx, corner + j, pitch, c, WHOLE_2X2, 2, 0, VL,
-                           gradient(dy + j, y ? y + j : NULL, VL), winner + j);
+                           gradient(dy + j, y ? y + j : NULL, VL), winner + j, past);
             for (; j < c; j += VL)
                 spread(dx, corner + j, pitch, c, o, a->size[1], add, c - j,
-                       gradient(dy + j, y ? y + j : NULL, c - j), winner + j);
+                       gradient(dy + j, y ? y + j : NULL, c - j), winner + j, past);
         }
 }
 

@@ -12,8 +12,9 @@ static void multiply(cn_tensor in, cn_tensor out, double factor, ptrdiff_t n, pt
     const real *x = in.data, by = (real)factor;
     real *y = out.data;
     ptrdiff_t end = elementwise_end(in, n, chunk);
+    int past = past_caches(out, x);
     for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL)
-        v_store_n(y + i, by * v_load_n(x + i, end - i), end - i);
+        v_put(y + i, by * v_load_n(x + i, end - i), end - i, past);
 }
 
 static const char *forward_check(const void *args) {
