@@ -109,10 +109,12 @@ CN_INLINE int v_can_stream(const void *p) { return (uintptr_t)p % CN_VECTOR_BYTE
 
 /* Whether a result's vectors pass the caches by: where it is larger than they are, so that little
  * of it would be left in them for who reads it next, and lies apart from the argument. */
-enum { PAST_CACHES = 32 << 20 };
+enum { PAST_CACHES = 16 << 20 };
+CN_INLINE int large_result(const void *y, ptrdiff_t elements) {
+    return elements * (ptrdiff_t)sizeof(real) >= PAST_CACHES && v_can_stream(y);
+}
 CN_INLINE int past_caches(cn_tensor y, const void *argument) {
-    return cn_elements(y) * (ptrdiff_t)sizeof(real) >= PAST_CACHES && y.data != argument &&
-           v_can_stream(y.data);
+    return large_result(y.data, cn_elements(y)) && y.data != argument;
 }
 /* The same where a vector begins at a channel. */
 CN_INLINE int rows_past_caches(cn_tensor y, const void *argument) {

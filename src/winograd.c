@@ -45,11 +45,25 @@ static int by_rows(const winograd *g) { return g->r == 7; }
 
 static ptrdiff_t points(const winograd *g) { return (g->m + g->r - 1) * (g->m + g->r - 1); }
 
-/* Filters: u[point] is a (c, k) matrix in panels. */
+/* Filters: u[point] is a (c, k) matrix in panels. Its size is a little more than that: powers of
+ * two between points would fall into the same few sets of the caches. */
+static ptrdiff_t matrix_size(const winograd *g) {
+    return gemm_packed_size(g->c, g->k) + 64 / (ptrdiff_t)sizeof(real);
+}
 
 ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_filter_size)(g);
-    return points(g) * gemm_packed_size(g->c, g->k);
+    return points(g) * matrix_size(g);
+}
+
+/* Filters that fill a good part of any cache go past it when they are made. Then they are gone
+ * through one panel a chunk, and the input is transformed anew for each: otherwise each block of
+ * tiles would fetch all of them. */
+static int large_filters(const winograd *g) {
+    return points(g) * matrix_size(g) * (ptrdiff_t)sizeof(real) > 16 << 20;
+}
+static ptrdiff_t panel_groups(const winograd *g) {
+    return large_filters(g) ? gemm_panels(g->k) : 1;
 }
 
 /* Rows of c that a chunk transforms, of one panel. */
@@ -85,7 +99,8 @@ CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels;
     ptrdiff_t first = chunk / panels * FILTER_ROWS, end = cn_min(g->c, first + FILTER_ROWS);
     ptrdiff_t j0 = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
-    ptrdiff_t point = gemm_packed_size(g->c, g->k);
+    ptrdiff_t point = matrix_size(g);
+    int past = large_filters(g) && v_can_stream(u);
     vec tap[5][5][VL];
     for (ptrdiff_t c0 = first; c0 < end; c0 += VL)
         for (ptrdiff_t j = j0; j < j0 + width; j += VL) {
@@ -98,7 +113,7 @@ CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w
                 real *to = u + gemm_packed_place(g->c, g->k, c0 + row, j);
 #pragma GCC unroll 64
                 for (int i = 0; i < size * size; i++)
-                    v_store(to + i * point, out[i / size][i % size]);
+                    v_put(to + i * point, out[i / size][i % size], VL, past);
             }
         }
 }
@@ -127,8 +142,7 @@ static place place_of(const winograd *g, ptrdiff_t tile) {
 /* Tiles of one block at most: their transforms stay near. */
 enum { BLOCK = 48 };
 
-/* From tile to tile, and from point to point. A little more than the channels need: powers of two
- * would fall into the same few sets of the cache. */
+/* From tile to tile, and from point to point: a little more than the channels need, too. */
 static ptrdiff_t tile_pitch(ptrdiff_t channels) {
     return cn_round_up(channels, VL) + (channels >= 128 ? VL : 0);
 }
@@ -181,7 +195,7 @@ CN_INLINE ptrdiff_t output_of(const winograd *g, place at) {
 /* y of the tiles from p[point][tile][column], for `width` columns. */
 CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const real *p,
                            ptrdiff_t first, ptrdiff_t count, ptrdiff_t width, const real *bias,
-                           int relu, real *y) {
+                           int relu, real *y, int past) {
     const int size = m + r - 1;
     ptrdiff_t point = point_size(GEMM_NR);
     for (ptrdiff_t t = 0; t < count; t++) {
@@ -199,7 +213,7 @@ CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const re
                 for (ptrdiff_t b = 0; b < columns; b++) {
                     vec value = out[a][b] + add;
                     if (relu) value = v_relu(value);
-                    v_store_n(corner + (a * g->q + b) * g->k + j, value, width - j);
+                    v_put(corner + (a * g->q + b) * g->k + j, value, width - j, past);
                 }
         }
     }
@@ -208,13 +222,6 @@ CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const re
 ptrdiff_t CN(winograd_scratch)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_scratch)(g);
     return points(g) * (point_size(tile_pitch(g->c)) + point_size(GEMM_NR)) + cn_round_up(g->c, VL);
-}
-
-/* Filters that fill a good part of any cache are gone through one panel a chunk, and the input is
- * transformed anew for each: otherwise each block of tiles would fetch all of them. */
-static ptrdiff_t panel_groups(const winograd *g) {
-    ptrdiff_t bytes = CN(winograd_filter_size)(g) * (ptrdiff_t)sizeof(real);
-    return bytes > 16 << 20 ? gemm_panels(g->k) : 1;
 }
 
 /* Not more than BLOCK tiles, and some chunks even of few tiles. */
@@ -236,10 +243,11 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
     ptrdiff_t count = cn_part(tiles, blocks, block + 1) - first;
     ptrdiff_t panels = gemm_panels(g->k), groups = panel_groups(g), group = chunk / blocks;
     ptrdiff_t pitch = tile_pitch(g->c), in_point = point_size(pitch);
-    ptrdiff_t out_point = point_size(GEMM_NR), matrix = gemm_packed_size(g->c, g->k);
+    ptrdiff_t out_point = point_size(GEMM_NR), matrix = matrix_size(g);
     real *v = scratch, *p = v + count_points * in_point, *zero = p + count_points * out_point;
     memset(zero, 0, (size_t)g->c * sizeof(real));
     read_tiles(m, r, g, x, first, count, v, zero);
+    int past = g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
     ptrdiff_t end = cn_part(panels, groups, group + 1);
     for (ptrdiff_t panel = cn_part(panels, groups, group); panel < end; panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
@@ -249,7 +257,7 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
                      cn_round_up(width, VL), p + i * out_point, GEMM_NR,
                      (gemm_epilogue){NULL, 0, 0});
         }
-        write_tiles(m, r, g, p, first, count, width, bias ? bias + j : NULL, relu, y + j);
+        write_tiles(m, r, g, p, first, count, width, bias ? bias + j : NULL, relu, y + j, past);
     }
 }
 
@@ -313,7 +321,7 @@ CN_INLINE void weights(const int m, const int r, const winograd *g, const real *
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
     ptrdiff_t parts = weight_parts(g), j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
     ptrdiff_t end = cn_part(tiles_of(g), parts, part + 1), pitch = cn_round_up(width, VL);
-    ptrdiff_t c_pitch = tile_pitch(g->c), matrix = gemm_packed_size(g->c, g->k);
+    ptrdiff_t c_pitch = tile_pitch(g->c), matrix = matrix_size(g);
     ptrdiff_t in_point = point_size(c_pitch), out_point = point_size(GEMM_NR);
     real *v = scratch, *z = v + count_points * in_point, *zero = z + count_points * out_point;
     memset(zero, 0, (size_t)g->c * sizeof(real));
@@ -349,7 +357,7 @@ ptrdiff_t CN(winograd_combine_chunks)(const winograd *g) {
 CN_INLINE void weights_of(const int m, const int r, const winograd *g, const real *du, real *dw,
                           ptrdiff_t chunk) {
     const int size = m + r - 1;
-    ptrdiff_t matrix = gemm_packed_size(g->c, g->k), parts = weight_parts(g);
+    ptrdiff_t matrix = matrix_size(g), parts = weight_parts(g);
     for (ptrdiff_t l = chunk * COMBINE_ROWS; l < cn_min(g->c, (chunk + 1) * COMBINE_ROWS); l++)
         for (ptrdiff_t j = 0; j < g->k; j += VL) {
             const real *from = du + gemm_packed_place(g->c, g->k, l, j);
