@@ -169,9 +169,8 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
 
 gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                              ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m) {
-    /* Rows far apart share few sets of the caches: many rows of x then pay for packing. */
-    int near = row < 32 * GEMM_NR || m <= GEMM_NR;
-    if (column == 1 && width % VL == 0 && near) return (gemm_panel){w, row};
+    int stays = gemm_rows_near(row) || m <= GEMM_NR;
+    if (column == 1 && width % VL == 0 && stays) return (gemm_panel){w, row};
     CN(gemm_pack)(packed, w, row, column, depth, width);
     return gemm_packed(packed, width);
 }

@@ -70,7 +70,12 @@ CN_INLINE gemm_panel gemm_packed(const real *packed, ptrdiff_t width) {
 void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
                    ptrdiff_t width);
 
-/* Columns of w as a panel for m rows: as they stand, or packed. */
+/* Whether w's rows lie so near each other that its columns are a panel as they stand. Rows far
+ * apart share few sets of the caches. */
+CN_INLINE int gemm_rows_near(ptrdiff_t row) { return row < 32 * GEMM_NR; }
+
+/* Columns of w as a panel for m rows: as they stand, or packed if there are rows to pay for that.
+ */
 gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                              ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m);
 

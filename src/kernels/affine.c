@@ -31,10 +31,12 @@ static int far_apart(ptrdiff_t column, ptrdiff_t depth) {
     return column * (ptrdiff_t)sizeof(real) % 1024 == 0 && depth > GEMM_NR * GEMM_NR / 16;
 }
 
-/* Panels for which columns are copied once: 256 columns of the result, and fewer where that would
- * leave few chunks. */
+/* Panels for which columns are copied once: 1024 columns of the result, fewer where each panel is
+ * packed for the rows of a chunk, and fewer where that would leave few chunks. */
 static ptrdiff_t panels_together(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t depth) {
-    ptrdiff_t panels = gemm_panels(columns), together = far_apart(rows, depth) ? 256 / GEMM_NR : 1;
+    ptrdiff_t panels = gemm_panels(columns);
+    ptrdiff_t most = (gemm_rows_near(columns) ? 1024 : 256) / GEMM_NR;
+    ptrdiff_t together = far_apart(rows, depth) ? most : 1;
     while (together > 1) {
         ptrdiff_t groups = cn_ceil_div(panels, together);
         if (groups * row_blocks(rows, groups) >= 16) break;
