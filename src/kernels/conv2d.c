@@ -381,6 +381,12 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
 
 static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) { return cn_min(o.parts, n); }
 
+/* Groups of panels of dw, each with its chunks: few, since a chunk reads x once for all its panels,
+ * but enough for some 16 chunks. */
+static ptrdiff_t panel_groups(const geometry *g, backward_layout o, ptrdiff_t n) {
+    return cn_min(gemm_panels(g->k), cn_ceil_div(16, active_parts(o, n)));
+}
+
 /* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
  * that write beside each other would get in each other's way. */
 static int sums_are_dw(const geometry *g, backward_layout o, ptrdiff_t n) {
@@ -443,7 +449,7 @@ static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, backward
     winograd dw = winograd_of(g, n, a->winograd_dw);
     if (!cn_present(a->dw)) return 0;
     return a->winograd_dw ? CN(winograd_weights_chunks)(&dw)
-                          : active_parts(o, n) * gemm_panels(g->k);
+                          : active_parts(o, n) * panel_groups(g, o, n);
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
@@ -487,14 +493,11 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                              (real *)scratch);
         return;
     }
-    ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
-    ptrdiff_t parts = active_parts(o, n), j = panel * GEMM_NR,
-              width = gemm_panel_width(g->k, panel);
+    ptrdiff_t panels = gemm_panels(g->k), groups = panel_groups(g, o, n), group = chunk % groups;
+    ptrdiff_t parts = active_parts(o, n), part = chunk / groups;
     real *packed = (real *)(scratch + o.packed_dy);
     int direct = sums_are_dw(g, o, n);
-    ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
     real *sums = (real *)((char *)a->head.workspace + o.dw_parts) + part * o.weights;
-    real *out = direct ? a->dw.data : sums + o.filter_rows * j;
     ptrdiff_t block = weight_block(g), together = weight_images(g), example = g->h * g->w * g->c;
     ptrdiff_t image = cn_part(n, parts, part), end = cn_part(n, parts, part + 1);
     int accumulate = 0;
@@ -512,20 +515,26 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                     copy_window((real *)scratch + i * next, first + i * example, g->h, g->w, g->c,
                                 under);
             }
-            const real *dy = (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k + j;
-            gemm_panel right =
-                CN(gemm_panel_of)(packed, dy, g->k, 1, images * rows * g->q, width, taps * g->r);
-            for (ptrdiff_t r = 0; r < g->r; r++) {
-                gemm_rows pixels = {x.data + r * x.pitch,
-                                    1,
-                                    g->stride_h * x.pitch,
-                                    rows,
-                                    g->q,
-                                    g->stride_w * g->c,
-                                    images,
-                                    next};
-                CN(gemm)(&pixels, taps, right, width, out + r * taps * pitch, pitch,
-                         (gemm_epilogue){NULL, 0, accumulate});
+            const real *dy = (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k;
+            for (ptrdiff_t panel = cn_part(panels, groups, group);
+                 panel < cn_part(panels, groups, group + 1); panel++) {
+                ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
+                ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
+                real *out = direct ? a->dw.data : sums + o.filter_rows * j;
+                gemm_panel right = CN(gemm_panel_of)(packed, dy + j, g->k, 1, images * rows * g->q,
+                                                     width, taps * g->r);
+                for (ptrdiff_t r = 0; r < g->r; r++) {
+                    gemm_rows pixels = {x.data + r * x.pitch,
+                                        1,
+                                        g->stride_h * x.pitch,
+                                        rows,
+                                        g->q,
+                                        g->stride_w * g->c,
+                                        images,
+                                        next};
+                    CN(gemm)(&pixels, taps, right, width, out + r * taps * pitch, pitch,
+                             (gemm_epilogue){NULL, 0, accumulate});
+                }
             }
             accumulate = 1;
         }
