@@ -329,9 +329,12 @@ static void dx_rows(const geometry *g, const real *packed, view dy, window part,
 /* dw, one filter row r at a time: the rows of the product are (s, c), which lie side by side in x,
  * and the reduction runs over pixels, dy packed. */
 
-/* Output rows packed at a time: near 512 pixels. Of small images several are taken together, so
+/* Output rows packed at a time: near 512 pixels, 256 of a
+ * wide panel. Of small images several are taken together, so
  * that the sums are not fetched and put back for a few pixels each. */
-static ptrdiff_t weight_block(const geometry *g) { return cn_clamp(512 / g->q, 1, g->p); }
+static ptrdiff_t weight_block(const geometry *g) {
+    return cn_clamp((g->k < 64 ? 512 : 256) / g->q, 1, g->p);
+}
 static ptrdiff_t weight_images(const geometry *g) {
     return weight_block(g) < g->p ? 1 : cn_max(1, 64 / (g->p * g->q));
 }
