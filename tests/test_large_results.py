@@ -87,6 +87,9 @@ def cases():
     for m in (2, 4):
         switch = {"winograd": m}
         yield f"conv2d {m}", ops.conv2d.forward, image, switch, {"padding": 1}
+    dy, w = draw((65, 17, 16, 8), (1, 1, 64, 8))
+    skipping = {"dy": dy, "x": x, "w": w}
+    yield "conv2d 1x1 backward", ops.conv2d.backward, skipping, {}, {"stride": 2}
     (deep,) = draw((3, 3, 512, 512))
     filters = {"x": small, "w": deep, "b": np.zeros(512, np.float32)}
     yield "conv2d, filters", ops.conv2d.forward, filters, {"winograd": 4}, {"padding": 1}

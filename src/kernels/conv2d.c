@@ -107,6 +107,16 @@ static view read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t
     return (view){scratch, part.columns * c};
 }
 
+/* Of a window's pixels those that 1x1 filters meet when they skip some, side by side. */
+static void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows) {
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < g->q; j++, to += g->c) {
+            const real *from = x.data + i * g->stride_h * x.pitch + j * g->stride_w * g->c;
+            for (ptrdiff_t l = 0; l < g->c; l += VL)
+                v_store_n(to + l, v_load_n(from + l, g->c - l), g->c - l);
+        }
+}
+
 /* Output rows of one chunk: their input window stays near 128 KiB. */
 static ptrdiff_t forward_block(const geometry *g) {
     window one = input_window(g, 0, 1);
@@ -216,20 +226,18 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     ptrdiff_t depth = g.r * g.s * g.c;
     real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
     const real *packed = filter_is_panel(&g) ? a->w.data : a->head.workspace;
+    ptrdiff_t across = g.stride_w * g.c, down = g.stride_h * x.pitch;
+    if (g.r * g.s == 1 && g.stride_w > 1 && x.data != scratch) {
+        copy_met(scratch, x, &g, rows);
+        x.data = scratch, across = g.c, down = g.q * g.c;
+    }
     /* Rows that follow each other without a gap, as those of 1x1 filters do, are one. */
-    ptrdiff_t together = g.stride_h * x.pitch == g.q * g.stride_w * g.c ? rows : 1;
+    ptrdiff_t together = down == g.q * across ? rows : 1;
     for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
         ptrdiff_t j = panel * GEMM_NR;
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
         for (ptrdiff_t i = 0; i < rows; i += together) {
-            gemm_rows pixels = {x.data + i * g.stride_h * x.pitch,
-                                g.stride_w * g.c,
-                                x.pitch,
-                                g.r,
-                                g.s * g.c,
-                                1,
-                                1,
-                                0};
+            gemm_rows pixels = {x.data + i * down, across, x.pitch, g.r, g.s * g.c, 1, 1, 0};
             CN(gemm)(&pixels, together * g.q,
                      gemm_packed(packed + depth * j, gemm_panel_width(g.k, panel)),
                      gemm_panel_width(g.k, panel), y + i * g.q * g.k + j, g.k, epilogue);
@@ -326,6 +334,42 @@ static void dx_rows(const geometry *g, const real *packed, view dy, window part,
     }
 }
 
+/* Whether 1x1 filters skip some pixels and meet none outside the image. The gradients of those they
+ * meet are then made side by side and spread, with zeros for the others; which pays where a pixel
+ * has some channels. */
+static int skips(const geometry *g) {
+    int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
+                (g->q - 1) * g->stride_w < g->w;
+    return inner && g->r * g->s == 1 && g->stride_w > 1 && g->c >= GEMM_NR;
+}
+
+CN_INLINE void put_zeros(real *dx, ptrdiff_t count, int past) {
+    for (ptrdiff_t l = 0; l < count; l += VL) v_put(dx + l, (vec){0}, count - l, past);
+}
+
+static void dx_spread(const geometry *g, const real *packed, const real *dy, ptrdiff_t i0,
+                      ptrdiff_t rows, real *met, real *dx, int past) {
+    ptrdiff_t p0 = cn_ceil_div(i0, g->stride_h), p1 = cn_ceil_div(i0 + rows, g->stride_h);
+    gemm_rows read = {dy + p0 * g->q * g->k, g->k, 0, 1, g->k, 1, 1, 0};
+    for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
+        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
+        CN(gemm)(&read, (cn_min(p1, g->p) - p0) * g->q, gemm_packed(packed + g->k * j, width),
+                 width, met + j, g->c, (gemm_epilogue){NULL, 0, 0});
+    }
+    for (ptrdiff_t i = i0; i < i0 + rows; i++, dx += g->w * g->c) {
+        int is_met = i % g->stride_h == 0 && i / g->stride_h < g->p;
+        ptrdiff_t q = is_met ? g->q : 0, end = 0;
+        for (ptrdiff_t j = 0; j < q; j++, met += g->c) {
+            ptrdiff_t from = j * g->stride_w * g->c;
+            put_zeros(dx + end, from - end, past);
+            end = from + g->c;
+            for (ptrdiff_t l = 0; l < g->c; l += VL)
+                v_put(dx + from + l, v_load_n(met + l, g->c - l), g->c - l, past);
+        }
+        put_zeros(dx + end, g->w * g->c - end, past);
+    }
+}
+
 /* dw, one filter row r at a time: the rows of the product are (s, c), which lie side by side in x,
  * and the reduction runs over pixels, dy packed. */
 
@@ -377,6 +421,9 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     if (cn_present(a->dx))
         o.scratch =
             cn_max(o.scratch, window_bytes(dy_window(g, 0, dx_block(g) + g->stride_h), g->k));
+    if (skips(g))
+        o.scratch =
+            cn_max(o.scratch, cn_ceil_div(dx_block(g), g->stride_h) * g->q * g->c * real_bytes);
     if (dx.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dx) * real_bytes);
     if (dw.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dw) * real_bytes);
     return o;
@@ -478,8 +525,14 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
     ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
     ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
     window part = dy_window(g, i0, rows);
-    view dy = read_window(scratch, (const real *)a->dy.data + image * g->p * g->q * g->k, g->p,
-                          g->q, g->k, part);
+    const real *gradients = (const real *)a->dy.data + image * g->p * g->q * g->k;
+    if (skips(g)) {
+        dx_spread(g, a->head.workspace, gradients, i0, rows, scratch,
+                  (real *)a->dx.data + (image * g->h + i0) * g->w * g->c,
+                  rows_past_caches(a->dx, NULL));
+        return;
+    }
+    view dy = read_window(scratch, gradients, g->p, g->q, g->k, part);
     ptrdiff_t stride = g->stride_h * g->stride_w;
     ptrdiff_t together = stride == 1 && dy.pitch == g->w * g->k ? rows : 1;
     for (ptrdiff_t i = i0; i < i0 + rows; i += together)
