@@ -1,11 +1,16 @@
 #include "gemm.h"
 
+/* Rows of a panel that the first tile to meet it asks for ahead: where it stays in place it may be
+ * far away, in another core's cache. */
+enum { PANEL_AHEAD = 24 };
+
 /* `rows`, `nv` and `in_place` are constants where this is inlined, so that the accumulators are
  * rows * nv registers. Row pointers are kept for every third row only: base, base + ld and
  * base + 2 ld are all addressing modes, and 24 row pointers would not fit the integer registers. */
 CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm_rows *restrict g,
-                    const real *x, const real *restrict panel, ptrdiff_t pitch, ptrdiff_t width,
-                    real *y, ptrdiff_t ldy, const gemm_epilogue *restrict epilogue) {
+                    const real *x, const real *restrict panel, ptrdiff_t pitch, ptrdiff_t ahead,
+                    ptrdiff_t width, real *y, ptrdiff_t ldy,
+                    const gemm_epilogue *restrict epilogue) {
     vec sum[24][4];
     const ptrdiff_t last = width - (nv - 1) * VL; /* columns of the last vector */
     const ptrdiff_t ld = in_place ? g->ld : 1, step = in_place ? 1 : g->step;
@@ -32,7 +37,10 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
             for (ptrdiff_t l = 0; l < g->run_length; l++) {
                 vec w[4];
 #pragma GCC unroll 4
-                for (int j = 0; j < nv; j++) w[j] = v_load(panel + j * VL);
+                for (int j = 0; j < nv; j++) {
+                    w[j] = v_load(panel + j * VL);
+                    __builtin_prefetch(panel + ahead + j * VL);
+                }
 #pragma GCC unroll 24
                 for (int i = 0; i < rows; i++) {
                     real a = row[i / 3][i % 3 * ld];
@@ -82,8 +90,8 @@ CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdi
 #define HEIGHT(rows)                                                                               \
     case rows:                                                                                     \
         if (rows * nv <= ACCUMULATORS)                                                             \
-            tile(rows, nv, in_place, g, x, panel.data, panel.pitch, width, y + i * ldy, ldy,       \
-                 epilogue);                                                                        \
+            tile(rows, nv, in_place, g, x, panel.data, panel.pitch,                                \
+                 i ? 0 : PANEL_AHEAD * panel.pitch, width, y + i * ldy, ldy, epilogue);            \
         break;
             HEIGHT(1)
             HEIGHT(2)
@@ -148,18 +156,20 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
     ptrdiff_t pitch = cn_round_up(width, VL);
     if (column == 1) {
         /* A few columns of long rows: no pattern that the processor would fetch ahead by itself. */
-        enum { AHEAD = 8 };
+        enum { ROWS_AHEAD = 8 };
         for (ptrdiff_t l = 0; l < depth; l++)
             for (ptrdiff_t j = 0; j < width; j += VL) {
-                __builtin_prefetch(w + (l + AHEAD) * row + j);
+                __builtin_prefetch(w + (l + ROWS_AHEAD) * row + j);
                 v_store(packed + l * pitch + j, v_load_n(w + l * row + j, width - j));
             }
         return;
     }
+    enum { BLOCKS_AHEAD = 3 };
     for (ptrdiff_t j = 0; j < width; j += VL)
         for (ptrdiff_t l = 0; l < depth; l += VL) {
             const real *from = w + j * column + l;
             real *to = packed + l * pitch + j;
+            for (int i = 0; i < VL; i++) __builtin_prefetch(from + i * column + BLOCKS_AHEAD * VL);
             if (l + VL <= depth && j + VL <= width)
                 transpose(to, pitch, from, column, VL, VL);
             else
