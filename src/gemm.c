@@ -1,7 +1,7 @@
 #include "gemm.h"
 
 /* Rows of a panel that the first tile to meet it asks for ahead: where it stays in place it may be
- * far away, in another core's cache. */
+ * far away, in another core's cache. A tile of one vector a row has no register left for that. */
 enum { PANEL_AHEAD = 24 };
 
 /* `rows`, `nv` and `in_place` are constants where this is inlined, so that the accumulators are
@@ -39,7 +39,7 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
 #pragma GCC unroll 4
                 for (int j = 0; j < nv; j++) {
                     w[j] = v_load(panel + j * VL);
-                    __builtin_prefetch(panel + ahead + j * VL);
+                    if (nv > 1) __builtin_prefetch(panel + ahead + j * VL);
                 }
 #pragma GCC unroll 24
                 for (int i = 0; i < rows; i++) {
