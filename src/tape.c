@@ -25,7 +25,7 @@ static void end_step(shared *s) {
 
 /* One op, by one of the team's threads. All threads return the same: whether to go on. */
 static int run_op(shared *s, const cn_op *op, const cn_step *step, int skip_once, void *scratch,
-                  int threads) {
+                  int thread, int threads) {
     for (int i = skip_once; i < CN_MAX_STAGES && op->kernel->stages[i].run; i++) {
         const cn_stage *stage = &op->kernel->stages[i];
         ptrdiff_t chunks = stage->chunks(op->args, step->n);
@@ -34,7 +34,9 @@ static int run_op(shared *s, const cn_op *op, const cn_step *step, int skip_once
                 stage->run(op->args, step, chunk, scratch);
             if (s->run->status != CN_OK) return 0;
         } else if (chunks > 0) {
-            for (ptrdiff_t chunk; (chunk = cn_next_chunk(&s->barrier)) < chunks;)
+            int passed = 0;
+            for (int64_t chunk;
+                 (chunk = cn_next_chunk(&s->barrier, thread, threads, chunks, &passed)) >= 0;)
                 stage->run(op->args, step, chunk, scratch);
             if (cn_meet(&s->barrier, threads) != CN_OK) return 0;
         }
@@ -54,7 +56,7 @@ static void walk(shared *s, int thread, int threads) {
                               : NULL;
         for (ptrdiff_t i = run->first; i < run->last; i++) {
             int skip_once = run->reuse_once && k > 0 && run->ops[i].kernel->once;
-            if (!run_op(s, &run->ops[i], step, skip_once, scratch, threads)) {
+            if (!run_op(s, &run->ops[i], step, skip_once, scratch, thread, threads)) {
                 if (thread == 0) run->failed_op = i;
                 cn_float_leave(float_before);
                 return;

@@ -45,10 +45,18 @@ void cn_team_learn(long preemptions, double seconds);
  * process when it cannot create one, so new threads are tried out first. */
 int cn_team_prove(int wanted);
 
+/* The chunks of a stage are dealt out in shares, one for each thread, in order: from op to op a
+ * thread meets the same part of the batch and of the parameters, which its caches may still have.
+ * One that is through with its own share takes from the next. */
+enum { CN_SHARES = 64 }; /* at most; then several threads have one together */
+typedef struct {
+    _Alignas(64) int64_t taken;
+} cn_share;
+
 /* Where all threads of a run meet. Spins for a short while, then yields the processor: libgomp's
  * own barrier holds a step up for many time slices when another process is busy on a core. */
 typedef struct {
-    _Alignas(64) int64_t next; /* next chunk of the current stage */
+    cn_share shares[CN_SHARES]; /* of the current stage */
     _Alignas(64) int32_t arrived;
     _Alignas(64) uint32_t generation;
     const int32_t *watched; /* the run's status */
@@ -56,11 +64,21 @@ typedef struct {
     double *when;           /* NULL, or gets the time when the last thread arrived */
 } cn_barrier;
 
-static inline int64_t cn_next_chunk(cn_barrier *b) {
-    return __atomic_fetch_add(&b->next, 1, __ATOMIC_RELAXED);
+/* The next chunk for one of the threads, -1 if all are taken. It has `passed` so many empty shares
+ * in this stage, none at first. */
+static inline int64_t cn_next_chunk(cn_barrier *b, int thread, int threads, int64_t chunks,
+                                    int *passed) {
+    for (int shares = threads < CN_SHARES ? threads : CN_SHARES; *passed < shares; ++*passed) {
+        int share = (thread + *passed) % shares;
+        int64_t first = chunks * share / shares, count = chunks * (share + 1) / shares - first;
+        int64_t taken = __atomic_fetch_add(&b->shares[share].taken, 1, __ATOMIC_RELAXED);
+        if (taken < count) return first + taken;
+    }
+    return -1;
 }
-/* All see what any wrote before; `next` is 0 again. Returns the watched status as it was when all
- * had arrived: the same for every thread, though one that leaves early may soon change it. */
+/* All see what any wrote before; no share is taken from any more. Returns the watched status as it
+ * was when all had arrived: the same for every thread, though one that leaves early may soon change
+ * it. */
 int32_t cn_meet(cn_barrier *b, int threads);
 
 /* Round to nearest, exceptions masked, denormals flushed to zero; returns what was in force. */
