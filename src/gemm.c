@@ -1,7 +1,8 @@
 #include "gemm.h"
 
 /* Rows of a panel that the first tile to meet it asks for ahead: where it stays in place it may be
- * far away, in another core's cache. A tile of one vector a row has no register left for that. */
+ * far away, in another core's cache. A tile of one vector a row has no register left for that.
+ * The other tiles ask for what they have: a branch would cost more. */
 enum { PANEL_AHEAD = 24 };
 
 /* `rows`, `nv` and `in_place` are constants where this is inlined, so that the accumulators are

@@ -1,4 +1,4 @@
-/* Matrix product of rows read in place and a packed panel.
+/* Matrix product of rows read in place and a panel, packed or in place.
  *
  *     y[i][j] = sum over group, run, l of  x[i*ld + group*group_stride + run*run_stride + l*step]
  *                                          * w[(group*runs + run)*run_length + l][j]
@@ -74,8 +74,8 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
  * apart share few sets of the caches. */
 CN_INLINE int gemm_rows_near(ptrdiff_t row) { return row < 32 * GEMM_NR; }
 
-/* Columns of w as a panel for m rows: as they stand, or packed if there are rows to pay for that.
- */
+/* Columns of w as a panel for m rows: as they stand, where they are whole vectors side by side of
+ * rows that lie near or meet few rows of x; packed otherwise. */
 gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                              ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m);
 

@@ -92,7 +92,7 @@ CN_INLINE void v_store_n(real *p, vec a, ptrdiff_t n) {
 }
 
 /* A store past the caches, to a multiple of the vector's size: memory is not read before it is
- * written. The others see it once the threads have met. An ordinary store where there is no such
+ * written. The others see it after cn_publish. An ordinary store where there is no such
  * thing. */
 CN_INLINE void v_stream(real *p, vec a) {
 #if CN_VECTOR_BYTES == 64
@@ -107,8 +107,9 @@ CN_INLINE void v_stream(real *p, vec a) {
 }
 CN_INLINE int v_can_stream(const void *p) { return (uintptr_t)p % CN_VECTOR_BYTES == 0; }
 
-/* Whether a result's vectors pass the caches by: where it is larger than they are, so that little
- * of it would be left in them for who reads it next, and lies apart from the argument. */
+/* Whether a result's vectors pass the caches by: where it is as large as they are, so that little
+ * of it would be left in them for who reads it next; and not where it is written over an argument,
+ * whose lines are at hand. */
 enum { PAST_CACHES = 16 << 20 };
 CN_INLINE int large_result(const void *y, ptrdiff_t elements) {
     return elements * (ptrdiff_t)sizeof(real) >= PAST_CACHES && v_can_stream(y);
@@ -120,7 +121,7 @@ CN_INLINE int past_caches(cn_tensor y, const void *argument) {
 CN_INLINE int rows_past_caches(cn_tensor y, const void *argument) {
     return cn_channels(y) % VL == 0 && past_caches(y, argument);
 }
-/* To a place for which one of the two was asked. */
+/* A store of the one or the other kind; past the caches only to where v_can_stream. */
 CN_INLINE void v_put(real *p, vec a, ptrdiff_t n, int past) {
     if (past && n >= VL)
         v_stream(p, a);

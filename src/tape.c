@@ -89,6 +89,7 @@ void cn_tape_run(cn_run *run) {
     for (ptrdiff_t k = 0; k < run->step_count; k++) run->steps[k].status = &run->status;
     if (run->team == 1) {
         walk(&s, 0, 1);
+        cn_publish();
         return;
     }
     double start = cn_now();
@@ -96,6 +97,7 @@ void cn_tape_run(cn_run *run) {
     {
         long before = cn_preemptions();
         walk(&s, omp_get_thread_num(), omp_get_num_threads());
+        cn_publish();
         __atomic_fetch_add(&s.preemptions, cn_preemptions() - before, __ATOMIC_RELAXED);
     }
     cn_team_learn(s.preemptions, cn_now() - start);

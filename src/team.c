@@ -162,9 +162,7 @@ static inline void pause_briefly(void) {
 enum { SPINS = 2000 };
 
 int32_t cn_meet(cn_barrier *b, int threads) {
-#if defined(__x86_64__)
-    __builtin_ia32_sfence(); /* what went past the caches counts as written */
-#endif
+    cn_publish();
     uint32_t generation = __atomic_load_n(&b->generation, __ATOMIC_RELAXED);
     if (__atomic_add_fetch(&b->arrived, 1, __ATOMIC_ACQ_REL) == threads) {
         b->arrived = 0;

@@ -64,6 +64,13 @@ typedef struct {
     double *when;           /* NULL, or gets the time when the last thread arrived */
 } cn_barrier;
 
+/* What went past the caches counts as written for all who hear of it later. */
+static inline void cn_publish(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
+
 /* The next chunk for one of the threads, -1 if all are taken. It has `passed` so many empty shares
  * in this stage, none at first. */
 static inline int64_t cn_next_chunk(cn_barrier *b, int thread, int threads, int64_t chunks,
@@ -71,7 +78,9 @@ static inline int64_t cn_next_chunk(cn_barrier *b, int thread, int threads, int6
     for (int shares = threads < CN_SHARES ? threads : CN_SHARES; *passed < shares; ++*passed) {
         int share = (thread + *passed) % shares;
         int64_t first = chunks * share / shares, count = chunks * (share + 1) / shares - first;
-        int64_t taken = __atomic_fetch_add(&b->shares[share].taken, 1, __ATOMIC_RELAXED);
+        int64_t *next = &b->shares[share].taken;
+        if (__atomic_load_n(next, __ATOMIC_RELAXED) >= count) continue;
+        int64_t taken = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
         if (taken < count) return first + taken;
     }
     return -1;

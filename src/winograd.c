@@ -59,9 +59,10 @@ ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
 /* Filters that fill a good part of any cache go past it when they are made. Then they are gone
  * through one panel a chunk, and the input is transformed anew for each: otherwise each block of
  * tiles would fetch all of them. */
-static int large_filters(const winograd *g) {
-    return points(g) * matrix_size(g) * (ptrdiff_t)sizeof(real) > 16 << 20;
+static ptrdiff_t filter_bytes(const winograd *g) {
+    return points(g) * gemm_packed_size(g->c, g->k) * (ptrdiff_t)sizeof(real);
 }
+static int large_filters(const winograd *g) { return filter_bytes(g) > PAST_CACHES; }
 static ptrdiff_t panel_groups(const winograd *g) {
     return large_filters(g) ? gemm_panels(g->k) : 1;
 }
@@ -142,7 +143,8 @@ static place place_of(const winograd *g, ptrdiff_t tile) {
 /* Tiles of one block at most: their transforms stay near. */
 enum { BLOCK = 48 };
 
-/* From tile to tile, and from point to point: a little more than the channels need, too. */
+/* From tile to tile, and from point to point. A little more than the channels need: powers of two
+ * would fall into the same few sets of the cache. */
 static ptrdiff_t tile_pitch(ptrdiff_t channels) {
     return cn_round_up(channels, VL) + (channels >= 128 ? VL : 0);
 }
@@ -273,7 +275,7 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, const rea
 
 /* Parts of the tiles: some 16 chunks, each of two blocks at least, in 8 MiB. */
 static ptrdiff_t weight_parts(const winograd *g) {
-    ptrdiff_t room = (8 << 20) / (CN(winograd_filter_size)(g) * (ptrdiff_t)sizeof(real));
+    ptrdiff_t room = (8 << 20) / filter_bytes(g);
     ptrdiff_t most = cn_min(cn_ceil_div(16, gemm_panels(g->k)), tiles_of(g) / (2 * BLOCK));
     return cn_max(1, cn_min(room, most));
 }

@@ -263,3 +263,17 @@ def test_maxout_ties_nan_and_a_wrong_winner(dtype, isa):
 def test_denormals_are_zero_by_contract():
     tiny = np.full((2, 40), np.finfo(np.float32).tiny / 4, np.float32)
     assert (ops.add.forward(x0=tiny, x1=tiny)["y"] == 0).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 70])
+def test_pixels_that_1x1_filters_skip(isa, threads):
+    """Many filters, so that an image's gradient is made in several blocks of rows; sums of small
+    integers are exact."""
+    random = np.random.default_rng(0)
+    shapes = {"x": (2, 11, 10, 67), "w": (1, 1, 67, 2500), "dy": (2, 4, 5, 2500)}
+    arrays = {n: random.integers(-2, 3, s).astype(np.float32) for n, s in shapes.items()}
+    got = ops.conv2d.backward(**arrays, stride=(3, 2), isa=isa, threads=threads)
+    wanted = reference.op("conv2d").backward(**arrays, stride=(3, 2))
+    for name in ("dx", "dw"):
+        np.testing.assert_array_equal(got[name], wanted[name], err_msg=name)

@@ -11,7 +11,8 @@ from cnncore import levels, ops
 LINE = 64
 # 16 MiB and a little more; the last of each does not fill whole vectors, chunks or windows.
 FLAT = (33, 127, 1003)
-IMAGES = (65, 33, 31, 64)
+IMAGES = (65, 34, 30, 64)
+ODD = (65, 33, 31, 67)
 
 
 def allocator(misplaced):
@@ -44,8 +45,8 @@ def draw(*shapes):
     return [random.standard_normal(shape, np.float32) for shape in shapes]
 
 
-def channels():
-    gamma, beta, mean, var = draw(*[IMAGES[3:]] * 4)
+def channels(count):
+    gamma, beta, mean, var = draw(*[(count,)] * 4)
     return {"gamma": gamma, "beta": beta, "mean": mean, "var": 1 + np.abs(var)}
 
 
@@ -62,35 +63,45 @@ def cases():
     mask = {"keep_prob": 0.5, "ordinal": 1}
     yield "dropout.forward", ops.dropout.forward, {"x": a}, {}, mask
     yield "dropout.backward", ops.dropout.backward, {"dy": a}, {}, mask
-    x, dy = draw(IMAGES, IMAGES)
-    of = channels()
-    moments = {"mean": of["mean"], "var": of["var"]}
-    running = {"running_mean": of["mean"], "running_var": of["var"]}
-    scale = {"gamma": of["gamma"], "beta": of["beta"]}
-    forward = {"x": x, **scale}
-    for relu in (0, 1):
-        switch = {"relu": relu}
-        yield f"batchnorm.forward {relu}", ops.batchnorm.forward, forward, switch, {"eps": 1e-5}
-        backward = {"dy": dy, "x": x, **scale, **moments}
-        yield f"batchnorm.backward {relu}", ops.batchnorm.backward, backward, switch, {"eps": 1e-5}
-    evaluated = forward | running
-    yield "batchnorm_eval", ops.batchnorm_eval.forward, evaluated, {}, {"eps": 1e-5}
-    pooled = (65, 16, 15, 64)
-    (dy,) = draw(pooled)
-    winner = np.random.default_rng(0).integers(0, 4, pooled, np.uint16)
-    window = {"size": 2, "stride": 2}
-    gradients = {"x": x, "dy": dy}
-    yield "max_pool2d", ops.max_pool2d.backward, gradients | {"winner": winner}, {}, window
-    yield "avg_pool2d", ops.avg_pool2d.backward, gradients, {}, window
-    w, bias, small = draw((3, 3, 64, 64), (64,), (2, 4, 4, 512))
-    image = {"x": x, "w": w, "b": bias}
-    for m in (2, 4):
-        switch = {"winograd": m}
-        yield f"conv2d {m}", ops.conv2d.forward, image, switch, {"padding": 1}
-    dy, w = draw((65, 17, 16, 8), (1, 1, 64, 8))
-    skipping = {"dy": dy, "x": x, "w": w}
-    yield "conv2d 1x1 backward", ops.conv2d.backward, skipping, {}, {"stride": 2}
-    (deep,) = draw((3, 3, 512, 512))
+    for shape in (IMAGES, ODD):
+        x, dy = draw(shape, shape)
+        of = channels(shape[3])
+        moments = {"mean": of["mean"], "var": of["var"]}
+        running = {"running_mean": of["mean"], "running_var": of["var"]}
+        scale = {"gamma": of["gamma"], "beta": of["beta"]}
+        forward = {"x": x, **scale}
+        backward = {"dy": dy, **forward, **moments}
+        norm, eps = ops.batchnorm, {"eps": 1e-5}
+        for relu in (0, 1):
+            kind = f"{shape[3]}, relu {relu}"
+            yield f"batchnorm.forward {kind}", norm.forward, forward, {"relu": relu}, eps
+            yield f"batchnorm.backward {kind}", norm.backward, backward, {"relu": relu}, eps
+        evaluated = forward | running
+        yield f"batchnorm_eval {shape[3]}", ops.batchnorm_eval.forward, evaluated, {}, eps
+        channel = shape[3]
+        pooled = (65, shape[1] // 2, shape[2] // 2, channel)
+        (dy,) = draw(pooled)
+        winner = np.random.default_rng(0).integers(0, 4, pooled, np.uint16)
+        window = {"size": 2, "stride": 2}
+        pool = {"x": x, "dy": dy}
+        yield (
+            f"max_pool2d {channel}",
+            ops.max_pool2d.backward,
+            pool | {"winner": winner},
+            {},
+            window,
+        )
+        yield f"avg_pool2d {channel}", ops.avg_pool2d.backward, pool, {}, window
+        w, bias = draw((3, 3, 16, channel), (channel,))
+        image = {"x": np.ascontiguousarray(x[..., :16]), "w": w, "b": bias}
+        for m in (2, 4):
+            form = {"winograd": m}
+            yield f"conv2d {channel}, {m}", ops.conv2d.forward, image, form, {"padding": 1}
+        down = (65, (shape[1] + 1) // 2, (shape[2] + 1) // 2, 8)
+        dy, w = draw(down, (1, 1, channel, 8))
+        skipping = {"dy": dy, "x": x, "w": w}
+        yield f"conv2d 1x1 {channel}", ops.conv2d.backward, skipping, {}, {"stride": 2}
+    small, deep = draw((2, 4, 4, 512), (3, 3, 512, 512))
     filters = {"x": small, "w": deep, "b": np.zeros(512, np.float32)}
     yield "conv2d, filters", ops.conv2d.forward, filters, {"winograd": 4}, {"padding": 1}
 

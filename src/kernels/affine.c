@@ -3,8 +3,9 @@
 #include "gemm.h"
 #include "reduce.h"
 
-/* A chunk packs a panel of the product's right side, DEPTH rows of it at a time, into its thread's
- * scratch, and multiplies a block of rows with it. The blocks are long enough to pay for that. */
+/* A chunk multiplies a block of rows with a panel of the product's right side, DEPTH rows of it at
+ * a time; packed, if need be, into its thread's scratch. The blocks are long enough to pay for
+ * that. */
 enum { DEPTH = 512, ROWS = 256 };
 
 /* In scratch, behind the panel: columns of x copied side by side, a little more than a power of two

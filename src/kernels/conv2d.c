@@ -294,9 +294,19 @@ static window dy_window(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
                     floor_div(g->w - 1 + g->left, g->stride_w) - column + 1};
 }
 
+/* Whether 1x1 filters skip some pixels and meet none outside the image: y then has a row for every
+ * stride_h of x, begun or whole. The gradients of those they
+ * meet are then made side by side and spread, with zeros for the others; which pays where a pixel
+ * has some channels. */
+static int skips(const geometry *g) {
+    int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
+                (g->q - 1) * g->stride_w < g->w;
+    return inner && g->r * g->s == 1 && g->stride_w > 1 && g->c >= GEMM_NR;
+}
+
 static ptrdiff_t dx_block(const geometry *g) {
-    window one = dy_window(g, 0, 1);
-    ptrdiff_t rows = (128 << 10) * g->stride_h / ((ptrdiff_t)sizeof(real) * one.columns * g->k);
+    ptrdiff_t deep = skips(g) ? cn_max(g->k, g->c) : g->k, columns = dy_window(g, 0, 1).columns;
+    ptrdiff_t rows = (128 << 10) * g->stride_h / ((ptrdiff_t)sizeof(real) * columns * deep);
     return cn_clamp(rows, 1, g->h);
 }
 
@@ -334,15 +344,6 @@ static void dx_rows(const geometry *g, const real *packed, view dy, window part,
     }
 }
 
-/* Whether 1x1 filters skip some pixels and meet none outside the image. The gradients of those they
- * meet are then made side by side and spread, with zeros for the others; which pays where a pixel
- * has some channels. */
-static int skips(const geometry *g) {
-    int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
-                (g->q - 1) * g->stride_w < g->w;
-    return inner && g->r * g->s == 1 && g->stride_w > 1 && g->c >= GEMM_NR;
-}
-
 CN_INLINE void put_zeros(real *dx, ptrdiff_t count, int past) {
     for (ptrdiff_t l = 0; l < count; l += VL) v_put(dx + l, (vec){0}, count - l, past);
 }
@@ -353,12 +354,11 @@ static void dx_spread(const geometry *g, const real *packed, const real *dy, ptr
     gemm_rows read = {dy + p0 * g->q * g->k, g->k, 0, 1, g->k, 1, 1, 0};
     for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
-        CN(gemm)(&read, (cn_min(p1, g->p) - p0) * g->q, gemm_packed(packed + g->k * j, width),
-                 width, met + j, g->c, (gemm_epilogue){NULL, 0, 0});
+        CN(gemm)(&read, (p1 - p0) * g->q, gemm_packed(packed + g->k * j, width), width, met + j,
+                 g->c, (gemm_epilogue){NULL, 0, 0});
     }
     for (ptrdiff_t i = i0; i < i0 + rows; i++, dx += g->w * g->c) {
-        int is_met = i % g->stride_h == 0 && i / g->stride_h < g->p;
-        ptrdiff_t q = is_met ? g->q : 0, end = 0;
+        ptrdiff_t q = i % g->stride_h == 0 ? g->q : 0, end = 0;
         for (ptrdiff_t j = 0; j < q; j++, met += g->c) {
             ptrdiff_t from = j * g->stride_w * g->c;
             put_zeros(dx + end, from - end, past);
@@ -371,11 +371,10 @@ static void dx_spread(const geometry *g, const real *packed, const real *dy, ptr
 }
 
 /* dw, one filter row r at a time: the rows of the product are (s, c), which lie side by side in x,
- * and the reduction runs over pixels, dy packed. */
+ * and the reduction runs over pixels. */
 
-/* Output rows packed at a time: near 512 pixels, 256 of a
- * wide panel. Of small images several are taken together, so
- * that the sums are not fetched and put back for a few pixels each. */
+/* Output rows at a time: near 512 pixels, 256 where there are many filters. Of small images several
+ * are taken together, so that the sums are not fetched and put back for a few pixels each. */
 static ptrdiff_t weight_block(const geometry *g) {
     return cn_clamp((g->k < 64 ? 512 : 256) / g->q, 1, g->p);
 }

@@ -113,10 +113,10 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     const max_pool2d_backward *a = args;
     ptrdiff_t c = a->dx.shape[3], pitch = a->dx.shape[2] * c, example = cn_example(a->dy);
     int add = !windows_disjoint(a->size, a->stride);
-    int past = !add && rows_past_caches(a->dx, a->dy.data);
+    int all = windows_cover(a->dx, a->dy, a->size, a->stride, a->padding);
+    int past = !add && all && rows_past_caches(a->dx, a->dy.data);
     real *dx = (real *)a->dx.data + i * cn_example(a->dx);
-    if (!windows_cover(a->dx, a->dy, a->size, a->stride, a->padding))
-        memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
+    if (!all) memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
     const real *dy = (const real *)a->dy.data + i * example;
     const real *y = a->relu ? (const real *)a->y.data + i * example : NULL;
     const uint16_t *winner = (const uint16_t *)a->winner.data + i * example;
