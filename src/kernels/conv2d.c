@@ -234,13 +234,12 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     /* Rows that follow each other without a gap, as those of 1x1 filters do, are one. */
     ptrdiff_t together = down == g.q * across ? rows : 1;
     for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
-        ptrdiff_t j = panel * GEMM_NR;
+        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
         for (ptrdiff_t i = 0; i < rows; i += together) {
             gemm_rows pixels = {x.data + i * down, across, x.pitch, g.r, g.s * g.c, 1, 1, 0};
-            CN(gemm)(&pixels, together * g.q,
-                     gemm_packed(packed + depth * j, gemm_panel_width(g.k, panel)),
-                     gemm_panel_width(g.k, panel), y + i * g.q * g.k + j, g.k, epilogue);
+            CN(gemm)(&pixels, together * g.q, gemm_packed(packed + depth * j, width), width,
+                     y + i * g.q * g.k + j, g.k, epilogue);
         }
     }
 }
@@ -295,9 +294,8 @@ static window dy_window(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
 }
 
 /* Whether 1x1 filters skip some pixels and meet none outside the image: y then has a row for every
- * stride_h of x, begun or whole. The gradients of those they
- * meet are then made side by side and spread, with zeros for the others; which pays where a pixel
- * has some channels. */
+ * stride_h of x, begun or whole. The gradients of those they meet are then made side by side and
+ * spread, with zeros for the others; which pays where a pixel has some channels. */
 static int skips(const geometry *g) {
     int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
                 (g->q - 1) * g->stride_w < g->w;
@@ -336,10 +334,9 @@ static void dx_rows(const geometry *g, const real *packed, view dy, window part,
                           0};
         const real *panels = packed + phase_offset(g, a, b);
         for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
-            ptrdiff_t j = panel * GEMM_NR;
-            CN(gemm)(&read, pixels, gemm_packed(panels + depth * j, gemm_panel_width(g->c, panel)),
-                     gemm_panel_width(g->c, panel), dx + j0 * g->c + j, g->stride_w * g->c,
-                     (gemm_epilogue){NULL, 0, 0});
+            ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
+            CN(gemm)(&read, pixels, gemm_packed(panels + depth * j, width), width,
+                     dx + j0 * g->c + j, g->stride_w * g->c, (gemm_epilogue){NULL, 0, 0});
         }
     }
 }
@@ -393,8 +390,8 @@ static geometry backward_geometry(const conv2d_backward *a) {
     return geometry_of(a->x, a->w, a->dy, a->stride, a->padding);
 }
 
-/* Whether dw has a stage of its own, after dx: their transforms, larger than the
- * filters, then use the same memory. */
+/* Whether dw has a stage of its own, after dx: their transforms, larger than the filters, then use
+ * the same memory. */
 static int apart(const conv2d_backward *a) {
     return cn_present(a->dx) && cn_present(a->dw) && a->winograd_dx && a->winograd_dw;
 }
@@ -417,12 +414,11 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     ptrdiff_t images = weight_images(g);
     o.packed_dy = cn_round_up(images * window_bytes(input_window(g, 0, block), g->c), 64);
     o.scratch = o.packed_dy + images * block * g->q * GEMM_NR * real_bytes;
-    if (cn_present(a->dx))
-        o.scratch =
-            cn_max(o.scratch, window_bytes(dy_window(g, 0, dx_block(g) + g->stride_h), g->k));
-    if (skips(g))
-        o.scratch =
-            cn_max(o.scratch, cn_ceil_div(dx_block(g), g->stride_h) * g->q * g->c * real_bytes);
+    if (cn_present(a->dx)) {
+        ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
+        ptrdiff_t under = window_bytes(dy_window(g, 0, rows + g->stride_h), g->k);
+        o.scratch = cn_max(o.scratch, skips(g) ? met * real_bytes : under);
+    }
     if (dx.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dx) * real_bytes);
     if (dw.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dw) * real_bytes);
     return o;
