@@ -134,6 +134,24 @@ CN_INLINE vec v_select(ivec mask, vec a, vec b) {
     return (vec)(((ivec)a & mask) | ((ivec)b & ~mask));
 }
 CN_INLINE vec v_relu(vec a) { return v_select(a <= 0, (vec){0}, a); } /* NaN stays */
+
+/* x, but not beyond a limit; NaN stays, which the instructions give if it comes second. */
+#if CN_VECTOR_BYTES == 64 || CN_VECTOR_BYTES == 32
+#if CN_VECTOR_BYTES == 64
+#define V_LIMIT(which, limit, x)                                                                   \
+    (CN_DOUBLE ? (vec)_mm512_##which##_pd((__m512d)v_set(limit), (__m512d)(x))                     \
+               : (vec)_mm512_##which##_ps((__m512)v_set(limit), (__m512)(x)))
+#else
+#define V_LIMIT(which, limit, x)                                                                   \
+    (CN_DOUBLE ? (vec)_mm256_##which##_pd((__m256d)v_set(limit), (__m256d)(x))                     \
+               : (vec)_mm256_##which##_ps((__m256)v_set(limit), (__m256)(x)))
+#endif
+CN_INLINE vec v_at_most(vec x, real limit) { return V_LIMIT(min, limit, x); }
+CN_INLINE vec v_at_least(vec x, real limit) { return V_LIMIT(max, limit, x); }
+#else
+CN_INLINE vec v_at_most(vec x, real limit) { return v_select(x > limit, v_set(limit), x); }
+CN_INLINE vec v_at_least(vec x, real limit) { return v_select(x < limit, v_set(limit), x); }
+#endif
 CN_INLINE vec v_abs(vec a) { return (vec)((ivec)a & (bits)(~(ubits)0 >> 1)); }
 
 /* The one thing vector extensions lack: the compilers see no square root in a loop over lanes. */

@@ -26,13 +26,8 @@ CN_INLINE reduced v_reduce(vec x) {
     return (reduced){x - k * ln2_high - k * ln2_low, k, (ivec)shifted - (ivec)v_set(shift)};
 }
 
-/* x, but not beyond the limits; NaN stays. */
-CN_INLINE vec v_clamp(vec x, real low, real high) {
-    x = v_select(x > high, v_set(high), x);
-    return v_select(x < low, v_set(low), x);
-}
-
-/* 2^k y. k reaches 1024 (128), whose own power of two is not representable: two factors. */
+/* 2^k y, infinity beyond the largest number and 0 below the smallest normal one. k reaches 1024
+ * (128), whose own power of two is not representable: two factors. */
 CN_INLINE vec v_scale(vec y, reduced a) {
 #if CN_VECTOR_BYTES == 64 && CN_DOUBLE
     return (vec)_mm512_scalef_pd((__m512d)y, (__m512d)a.whole);
@@ -45,9 +40,10 @@ CN_INLINE vec v_scale(vec y, reduced a) {
 #endif
 }
 
+/* x kept within what v_scale can do; a little beyond where the results end. */
 CN_INLINE vec v_exp(vec x) {
 #if CN_DOUBLE
-    const real high = 709.782712893384, low = -708.3964185322641;
+    const real high = 710, low = -709;
     static const real c[] = {1.0 / 6227020800,
                              1.0 / 479001600,
                              1.0 / 39916800,
@@ -63,45 +59,39 @@ CN_INLINE vec v_exp(vec x) {
                              1.0,
                              1.0};
 #else
-    const real high = 88.72283f, low = -87.33654f;
+    const real high = 89, low = -88;
     static const real c[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
                              1.0f / 6,    0.5f,       1.0f,       1.0f};
 #endif
-    reduced a = v_reduce(v_clamp(x, low, high));
+    reduced a = v_reduce(v_at_least(v_at_most(x, high), low));
     vec y = v_set(c[0]);
     for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
-    y = v_select(x > high, v_set((real)__builtin_inf()), v_scale(y, a));
-    return v_select(x < low, v_set(0), y);
+    return v_scale(y, a);
 }
 
-/* exp(x) - 1 = 2^k (exp(r) - 1) + (2^k - 1). Near 0, k = 0 and the polynomial's first term is x. */
+/* exp(x) - 1 = 2^k (exp(r) - 1) + (2^k - 1), of x from -40, where exp is below half an ulp of 1, to
+ * 40. Near 0, k = 0 and the polynomial's first term is x; of either 0 it is +0. */
 CN_INLINE vec v_expm1(vec x) {
 #if CN_DOUBLE
-    const real high = 709.782712893384;
     static const real c[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
                              1.0 / 362880,     1.0 / 40320,     1.0 / 5040,     1.0 / 720,
                              1.0 / 120,        1.0 / 24,        1.0 / 6,        0.5};
 #else
-    const real high = 88.72283f;
     static const real c[] = {1.0f / 40320, 1.0f / 5040, 1.0f / 720, 1.0f / 120,
                              1.0f / 24,    1.0f / 6,    0.5f};
 #endif
-    const real low = -40; /* exp is below half an ulp of 1 */
-    reduced a = v_reduce(v_clamp(x, low, high));
+    reduced a = v_reduce(x);
     vec y = v_set(c[0]);
     for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
     y = a.r * a.r * y + a.r;
-    /* Half of the result first, as 2^k itself need not be representable. */
-    vec half = (vec)((a.k - 1 + CN_BIAS) << CN_MANTISSA);
-    y = 2 * (half * y + (half - (real)0.5));
-    y = v_select(x > high, v_set((real)__builtin_inf()), y);
-    return v_select(x == 0, x, y); /* the sign of 0 */
+    vec power = (vec)((a.k + CN_BIAS) << CN_MANTISSA);
+    return power * y + (power - 1);
 }
 
 /* tanh |x| = t / (t + 2), t = exp(2 |x|) - 1: nothing cancels, and from 20 on it is 1. */
 CN_INLINE vec v_tanh(vec x) {
     vec a = v_abs(x);
-    vec t = v_expm1(2 * v_select(a > 20, v_set(20), a));
+    vec t = v_expm1(2 * v_at_most(a, 20));
     vec y = t / (t + 2);
     return (vec)((ivec)y | ((ivec)x ^ (ivec)a));
 }
