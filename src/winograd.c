@@ -6,24 +6,36 @@
 /* The largest tile. */
 enum { SIDE = 8 };
 
-/* Columns and then rows: out (after, after) of in (before, before). */
-CN_INLINE void transform(const transform_kind kind, const int size, const int count,
-                         const vec in[SIDE][SIDE], vec out[SIDE][SIDE]) {
-    const int before = kind == FILTER || kind == GRADIENT ? count : size;
-    const int after = kind == OUTPUT || kind == FILTER_SUMS ? count : size;
-    vec half[SIDE][SIDE];
-#pragma GCC unroll 8
-    for (int j = 0; j < before; j++) {
-        vec column[SIDE], points[SIDE];
-#pragma GCC unroll 8
-        for (int i = 0; i < before; i++) column[i] = in[i][j];
-        one_way(kind, size, count, column, points);
-#pragma GCC unroll 8
-        for (int i = 0; i < after; i++) half[i][j] = points[i];
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < after; i++) one_way(kind, size, count, half[i], out[i]);
-}
+/* Columns and then rows: element (i, j) is fetched as it is needed, by the expression `fetch`, and
+ * `value` (i, j) of the result put by the statement `put`. All constants, so that loops unroll. */
+#define TRANSFORM(kind, size, count, fetch, put)                                                   \
+    do {                                                                                           \
+        const int before = kind == FILTER || kind == GRADIENT ? (count) : (size);                  \
+        const int after = kind == OUTPUT || kind == FILTER_SUMS ? (count) : (size);                \
+        vec half[SIDE][SIDE], line[SIDE], result[SIDE];                                            \
+        _Pragma("GCC unroll 8") for (int j = 0; j < before; j++) {                                 \
+            _Pragma("GCC unroll 8") for (int i = 0; i < before; i++) line[i] = fetch;              \
+            one_way(kind, size, count, line, half[j]);                                             \
+        }                                                                                          \
+        _Pragma("GCC unroll 8") for (int i = 0; i < after; i++) {                                  \
+            _Pragma("GCC unroll 8") for (int j = 0; j < before; j++) line[j] = half[j][i];         \
+            one_way(kind, size, count, line, result);                                              \
+            _Pragma("GCC unroll 8") for (int j = 0; j < after; j++) {                              \
+                vec value = result[j];                                                             \
+                put;                                                                               \
+            }                                                                                      \
+        }                                                                                          \
+    } while (0)
+
+/* For `put`: stores the value at its point, from `to` on. Row after row, by a pointer that is not
+ * known ahead: of dozens of addresses the compiler would make each beforehand, in memory, for want
+ * of registers. */
+#define AT_POINT(store)                                                                            \
+    if (i && !j) {                                                                                 \
+        to += size * point;                                                                        \
+        __asm__("" : "+r"(to));                                                                    \
+    }                                                                                              \
+    store(to + j * point, value)
 
 /* Each of the functions below is compiled for every pair of a tile's outputs and a filter; 7x7
  * filters have functions of their own. */
@@ -99,22 +111,18 @@ CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w
     const int size = m + r - 1;
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels;
     ptrdiff_t first = chunk / panels * FILTER_ROWS, end = cn_min(g->c, first + FILTER_ROWS);
-    ptrdiff_t j0 = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
-    ptrdiff_t point = matrix_size(g);
+    ptrdiff_t width = gemm_panel_width(g->k, panel), point = matrix_size(g);
     int past = large_filters(g) && v_can_stream(u);
     vec tap[5][5][VL];
     for (ptrdiff_t c0 = first; c0 < end; c0 += VL)
-        for (ptrdiff_t j = j0; j < j0 + width; j += VL) {
-            read_taps(r, g, w, turned, c0, j, tap);
+        for (ptrdiff_t k0 = panel * GEMM_NR; k0 < panel * GEMM_NR + width; k0 += VL) {
+            read_taps(r, g, w, turned, c0, k0, tap);
             for (ptrdiff_t row = 0; row < cn_min(VL, end - c0); row++) {
-                vec in[SIDE][SIDE], out[SIDE][SIDE];
-#pragma GCC unroll 25
-                for (int i = 0; i < r * r; i++) in[i / r][i % r] = tap[i / r][i % r][row];
-                transform(FILTER, size, r, in, out);
-                real *to = u + gemm_packed_place(g->c, g->k, c0 + row, j);
-#pragma GCC unroll 64
-                for (int i = 0; i < size * size; i++)
-                    v_put(to + i * point, out[i / size][i % size], VL, past);
+                real *to = u + gemm_packed_place(g->c, g->k, c0 + row, k0);
+                if (past)
+                    TRANSFORM(FILTER, size, r, tap[i][j][row], AT_POINT(v_stream));
+                else
+                    TRANSFORM(FILTER, size, r, tap[i][j][row], AT_POINT(v_store));
             }
         }
 }
@@ -139,6 +147,11 @@ static place place_of(const winograd *g, ptrdiff_t tile) {
     ptrdiff_t across = tiles_across(g), down = tiles_down(g);
     return (place){tile / across / down, tile / across % down * g->m, tile % across * g->m};
 }
+static place place_after(const winograd *g, place at) {
+    if ((at.column += g->m) < g->q) return at;
+    if ((at.row += g->m) < g->p) return (place){at.image, at.row, 0};
+    return (place){at.image + 1, 0, 0};
+}
 
 /* Tiles of one block at most: their transforms stay near. */
 enum { BLOCK = 48 };
@@ -152,16 +165,21 @@ static ptrdiff_t point_size(ptrdiff_t pitch) {
     return BLOCK * pitch + 64 / (ptrdiff_t)sizeof(real);
 }
 
-/* The pixels under a tile, `zero` for those outside the image. */
+/* The addresses of the pixels under a tile, SIDE for each row; that of `zero` for those outside the
+ * image. */
+typedef intptr_t addresses
+    __attribute__((vector_size(SIDE * sizeof(intptr_t)), aligned(sizeof(intptr_t)), may_alias));
 CN_INLINE void tile_pixels(const int size, const winograd *g, const real *x, place at,
                            const real *zero, const real **pixel) {
-    for (ptrdiff_t i = 0; i < size; i++)
-        for (ptrdiff_t j = 0; j < size; j++) {
-            ptrdiff_t row = at.row - g->top + i, column = at.column - g->left + j;
-            int inside = row >= 0 && row < g->h && column >= 0 && column < g->w;
-            pixel[i * size + j] =
-                inside ? x + ((at.image * g->h + row) * g->w + column) * g->c : zero;
-        }
+    const addresses lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+    ptrdiff_t row = at.row - g->top, column = at.column - g->left, line = g->w * g->c;
+    addresses outside = (lanes < -column) | (lanes >= g->w - column);
+    addresses corner = (intptr_t)(x + at.image * g->h * line + row * line + column * g->c) +
+                       lanes * (g->c * (intptr_t)sizeof(real));
+    for (int i = 0; i < size; i++, row++, corner += line * (intptr_t)sizeof(real)) {
+        addresses none = outside | -(intptr_t)(row < 0 || row >= g->h);
+        *(addresses *)(pixel + i * SIDE) = (corner & ~none) | ((intptr_t)zero & none);
+    }
 }
 
 /* v[point][tile][channel] of `count` tiles from the first: B^T x B. `zero` holds channels zeros. */
@@ -170,21 +188,23 @@ CN_INLINE void read_tiles(const int m, const int r, const winograd *g, const rea
     const int size = m + r - 1;
     ptrdiff_t c = g->c, pitch = tile_pitch(c), point = point_size(pitch);
     const real *pixels[2][SIDE * SIDE];
-    tile_pixels(size, g, x, place_of(g, first), zero, pixels[0]);
-    for (ptrdiff_t t = 0; t < count; t++) {
+    place at = place_of(g, first);
+    tile_pixels(size, g, x, at, zero, pixels[0]);
+    for (ptrdiff_t t = 0; t < count; t++, v += pitch) {
         const real **pixel = pixels[t % 2], **next = pixels[(t + 1) % 2];
-        tile_pixels(size, g, x, place_of(g, first + cn_min(t + 1, count - 1)), zero, next);
+        if (t + 1 < count) tile_pixels(size, g, x, at = place_after(g, at), zero, next);
         for (ptrdiff_t l = 0; l < c; l += VL) {
-            vec in[SIDE][SIDE], out[SIDE][SIDE];
-#pragma GCC unroll 64
-            for (int i = 0; i < size * size; i++) {
-                in[i / size][i % size] = v_load_n(pixel[i] + l, c - l);
-                __builtin_prefetch(l + VL < c ? pixel[i] + l + VL : next[i]);
-            }
-            transform(INPUT, size, 0, in, out);
-#pragma GCC unroll 64
-            for (int i = 0; i < size * size; i++)
-                v_store(v + i * point + t * pitch + l, out[i / size][i % size]);
+            const real **ahead = l + VL < c ? pixel : next;
+            ptrdiff_t far = l + VL < c ? l + VL : 0;
+            for (int i = 0; i < size; i++)
+#pragma GCC unroll 8
+                for (int j = r - 1; j < size; j++) __builtin_prefetch(ahead[i * SIDE + j] + far);
+            real *to = v + l;
+            if (c - l >= VL)
+                TRANSFORM(INPUT, size, 0, v_load(pixel[i * SIDE + j] + l), AT_POINT(v_store));
+            else
+                TRANSFORM(INPUT, size, 0, v_load_n(pixel[i * SIDE + j] + l, c - l),
+                          AT_POINT(v_store));
         }
     }
 }
@@ -194,29 +214,44 @@ CN_INLINE ptrdiff_t output_of(const winograd *g, place at) {
     return ((at.image * g->p + at.row) * g->q + at.column) * g->k;
 }
 
+/* Whether a tile lies inside the image. */
+CN_INLINE int is_whole(const winograd *g, place at) {
+    return at.row + g->m <= g->p && at.column + g->m <= g->q;
+}
+
+CN_INLINE vec finished(vec sum, vec bias, int relu) {
+    vec y = sum + bias;
+    return relu ? v_relu(y) : y;
+}
+
 /* y of the tiles from p[point][tile][column], for `width` columns. */
 CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const real *p,
                            ptrdiff_t first, ptrdiff_t count, ptrdiff_t width, const real *bias,
                            int relu, real *y, int past) {
     const int size = m + r - 1;
-    ptrdiff_t point = point_size(GEMM_NR);
-    for (ptrdiff_t t = 0; t < count; t++) {
-        place at = place_of(g, first + t);
+    const ptrdiff_t point = point_size(GEMM_NR);
+    ptrdiff_t pitch = cn_round_up(width, VL);
+    place at = place_of(g, first);
+    for (ptrdiff_t t = 0; t < count; t++, at = place_after(g, at), p += pitch) {
         ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
         real *corner = y + output_of(g, at);
-        for (ptrdiff_t j = 0; j < width; j += VL) {
-            vec in[SIDE][SIDE], out[SIDE][SIDE];
-            vec add = bias ? v_load_n(bias + j, width - j) : (vec){0};
-#pragma GCC unroll 64
-            for (int i = 0; i < size * size; i++)
-                in[i / size][i % size] = v_load(p + i * point + t * GEMM_NR + j);
-            transform(OUTPUT, size, m, in, out);
-            for (ptrdiff_t a = 0; a < rows; a++)
-                for (ptrdiff_t b = 0; b < columns; b++) {
-                    vec value = out[a][b] + add;
-                    if (relu) value = v_relu(value);
-                    v_put(corner + (a * g->q + b) * g->k + j, value, width - j, past);
-                }
+        for (ptrdiff_t k = 0; k < width; k += VL) {
+            const real *from = p + k;
+            real *to = corner + k;
+            vec add = bias ? v_load_n(bias + k, width - k) : (vec){0};
+#define FETCH v_load(from + (i * size + j) * point)
+            if (is_whole(g, at) && width - k >= VL && past)
+                TRANSFORM(OUTPUT, size, m, FETCH,
+                          v_stream(to + (i * g->q + j) * g->k, finished(value, add, relu)));
+            else if (is_whole(g, at) && width - k >= VL)
+                TRANSFORM(OUTPUT, size, m, FETCH,
+                          v_store(to + (i * g->q + j) * g->k, finished(value, add, relu)));
+            else
+                TRANSFORM(OUTPUT, size, m, FETCH,
+                          if (i < rows && j < columns)
+                              v_put(to + (i * g->q + j) * g->k, finished(value, add, relu),
+                                    width - k, past));
+#undef FETCH
         }
     }
 }
@@ -226,11 +261,12 @@ ptrdiff_t CN(winograd_scratch)(const winograd *g) {
     return points(g) * (point_size(tile_pitch(g->c)) + point_size(GEMM_NR)) + cn_round_up(g->c, VL);
 }
 
-/* Not more than BLOCK tiles, and some chunks even of few tiles. */
+/* Not more than BLOCK tiles, half of that where their transforms would otherwise not stay near; and
+ * some chunks even of few tiles. */
 static ptrdiff_t tile_blocks(const winograd *g) {
-    ptrdiff_t tiles = tiles_of(g);
+    ptrdiff_t tiles = tiles_of(g), at_once = g->c < 128 || large_filters(g) ? BLOCK : BLOCK / 2;
     ptrdiff_t wanted = cn_min(cn_ceil_div(8, panel_groups(g)), cn_ceil_div(tiles, 16));
-    return cn_max(cn_ceil_div(tiles, BLOCK), wanted);
+    return cn_max(cn_ceil_div(tiles, at_once), wanted);
 }
 
 ptrdiff_t CN(winograd_chunks)(const winograd *g) {
@@ -256,7 +292,7 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
         for (int i = 0; i < count_points; i++) {
             gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
             CN(gemm)(&rows, count, gemm_packed(u + i * matrix + g->c * j, width),
-                     cn_round_up(width, VL), p + i * out_point, GEMM_NR,
+                     cn_round_up(width, VL), p + i * out_point, cn_round_up(width, VL),
                      (gemm_epilogue){NULL, 0, 0});
         }
         write_tiles(m, r, g, p, first, count, width, bias ? bias + j : NULL, relu, y + j, past);
@@ -293,26 +329,29 @@ ptrdiff_t CN(winograd_weights_chunks)(const winograd *g) {
 CN_INLINE void read_gradients(const int m, const int r, const winograd *g, const real *dy,
                               ptrdiff_t first, ptrdiff_t count, ptrdiff_t width, real *z) {
     const int size = m + r - 1;
-    ptrdiff_t point = point_size(GEMM_NR), pitch = cn_round_up(width, VL);
-    for (ptrdiff_t t = 0; t < count; t++) {
-        place at = place_of(g, first + t);
+    const ptrdiff_t point = point_size(GEMM_NR);
+    ptrdiff_t pitch = cn_round_up(width, VL);
+    place at = place_of(g, first);
+    for (ptrdiff_t t = 0; t < count; t++, z += pitch) {
         ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
+        int whole = is_whole(g, at);
         const real *corner = dy + output_of(g, at);
-        const real *next = dy + output_of(g, place_of(g, first + cn_min(t + 1, count - 1)));
-        for (ptrdiff_t j = 0; j < width; j += VL) {
-            vec in[SIDE][SIDE], out[SIDE][SIDE];
-            const real *ahead = j + VL < width ? corner + j + VL : next;
-#pragma GCC unroll 16
-            for (int i = 0; i < m * m; i++) {
-                ptrdiff_t pixel = (i / m * g->q + i % m) * g->k;
-                int inside = i / m < rows && i % m < columns;
-                in[i / m][i % m] = inside ? v_load_n(corner + pixel + j, width - j) : (vec){0};
-                if (inside) __builtin_prefetch(ahead + pixel);
-            }
-            transform(GRADIENT, size, m, in, out);
-#pragma GCC unroll 64
-            for (int i = 0; i < size * size; i++)
-                v_store(z + i * point + t * pitch + j, out[i / size][i % size]);
+        if (t + 1 < count) at = place_after(g, at);
+        const real *next = dy + output_of(g, at);
+        for (ptrdiff_t k = 0; k < width; k += VL) {
+            const real *from = corner + k, *ahead = k + VL < width ? from + VL : next;
+            real *to = z + k;
+            for (int i = 0; i < rows; i++)
+                for (int j = 0; j < columns; j++) __builtin_prefetch(ahead + (i * g->q + j) * g->k);
+            if (whole && width - k >= VL)
+                TRANSFORM(GRADIENT, size, m, v_load(from + (i * g->q + j) * g->k),
+                          v_store(to + (i * size + j) * point, value));
+            else
+                TRANSFORM(GRADIENT, size, m,
+                          i < rows && j < columns
+                              ? v_load_n(from + (i * g->q + j) * g->k, width - k)
+                              : (vec){0},
+                          v_store(to + (i * size + j) * point, value));
         }
     }
 }
@@ -356,25 +395,23 @@ ptrdiff_t CN(winograd_combine_chunks)(const winograd *g) {
     return by_rows(g) ? CN(winograd_rows_combine_chunks)(g) : cn_ceil_div(g->c, COMBINE_ROWS);
 }
 
+CN_INLINE vec sum_of_parts(const real *from, ptrdiff_t parts, ptrdiff_t size) {
+    vec sum = v_load(from);
+    for (ptrdiff_t part = 1; part < parts; part++) sum += v_load(from + part * size);
+    return sum;
+}
+
 CN_INLINE void weights_of(const int m, const int r, const winograd *g, const real *du, real *dw,
                           ptrdiff_t chunk) {
     const int size = m + r - 1;
     ptrdiff_t matrix = matrix_size(g), parts = weight_parts(g);
     for (ptrdiff_t l = chunk * COMBINE_ROWS; l < cn_min(g->c, (chunk + 1) * COMBINE_ROWS); l++)
-        for (ptrdiff_t j = 0; j < g->k; j += VL) {
-            const real *from = du + gemm_packed_place(g->c, g->k, l, j);
-            vec in[SIDE][SIDE], out[SIDE][SIDE];
-#pragma GCC unroll 64
-            for (int i = 0; i < size * size; i++) {
-                vec sum = v_load(from + i * matrix);
-                for (ptrdiff_t part = 1; part < parts; part++)
-                    sum += v_load(from + (part * size * size + i) * matrix);
-                in[i / size][i % size] = sum;
-            }
-            transform(FILTER_SUMS, size, r, in, out);
-#pragma GCC unroll 25
-            for (int i = 0; i < r * r; i++)
-                v_store_n(dw + (i * g->c + l) * g->k + j, out[i / r][i % r], g->k - j);
+        for (ptrdiff_t k = 0; k < g->k; k += VL) {
+            const real *from = du + gemm_packed_place(g->c, g->k, l, k);
+            real *to = dw + l * g->k + k;
+            TRANSFORM(FILTER_SUMS, size, r,
+                      sum_of_parts(from + (i * size + j) * matrix, parts, size * size * matrix),
+                      v_store_n(to + (i * r + j) * g->c * g->k, value, g->k - k));
         }
 }
 
