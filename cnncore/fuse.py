@@ -11,8 +11,9 @@ from .plan import Op, Tensor, kernel_fields
 
 
 def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
-    rectified = relu_into_producer(share_gradient_of_add(ops), keep)
-    return relu_into_max_pool_backward(relu_into_batchnorm_backward(rectified, keep), keep)
+    ops = relu_into_producer(share_gradient_of_add(ops), keep)
+    ops = relu_into_max_pool_backward(relu_into_batchnorm_backward(ops, keep), keep)
+    return moments_into_convolution(ops)
 
 
 # Tiles of outputs, rows and columns, that src/winograd.h has for a filter's side; its switch is the
@@ -152,6 +153,29 @@ def relu_into_max_pool_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> li
         return replace(before, inputs=inputs, outputs={"dx": dx}, fused={"relu": 1})
 
     return _merge_neighbours(ops, keep, merge)
+
+
+def moments_into_convolution(ops: Sequence[Op]) -> list[Op]:
+    """A convolution also makes the mean and variance of its result for the batch normalization
+    behind it, which then need not read it for them."""
+    behind = {op.inputs["x"].root: op for op in ops if op.kernel == "batchnorm_forward"}
+    given, result = set(), []
+    for op in ops:
+        reader = behind.get(op.outputs["y"].root) if op.kernel == "conv2d_forward" else None
+        if reader is not None and "relu" not in op.fused:
+            moments = {name: reader.outputs[name] for name in ("mean", "var")}
+            result.append(replace(op, outputs=op.outputs | moments, replaces=op.plain()))
+            given.add(id(reader))
+        elif id(op) in given:
+            outputs = dict(op.outputs)
+            inputs = op.inputs | {name: outputs.pop(name) for name in ("mean", "var")}
+            fused = op.fused | {"moments": 1}
+            result.append(
+                replace(op, inputs=inputs, outputs=outputs, fused=fused, replaces=op.plain())
+            )
+        else:
+            result.append(op)
+    return result
 
 
 def _merge_neighbours(

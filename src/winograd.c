@@ -219,41 +219,68 @@ CN_INLINE int is_whole(const winograd *g, place at) {
     return at.row + g->m <= g->p && at.column + g->m <= g->q;
 }
 
-CN_INLINE vec finished(vec sum, vec bias, int relu) {
-    vec y = sum + bias;
-    return relu ? v_relu(y) : y;
-}
+/* Sums of a panel's columns, of differences from `shift` and of their squares, over `rows` pixels.
+ */
+typedef struct {
+    real shift[GEMM_NR];
+    double sum[GEMM_NR], square[GEMM_NR], rows;
+} column_sums;
 
-/* y of the tiles from p[point][tile][column], for `width` columns. */
+/* `width` columns of y, from column0 on, of the tiles from p[point][tile][column]; their moments
+ * into the part that epilogue.moments is. */
 CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const real *p,
-                           ptrdiff_t first, ptrdiff_t count, ptrdiff_t width, const real *bias,
-                           int relu, real *y, int past) {
+                           ptrdiff_t first, ptrdiff_t count, ptrdiff_t column0, ptrdiff_t width,
+                           winograd_epilogue epilogue, real *y, int past) {
     const int size = m + r - 1;
     const ptrdiff_t point = point_size(GEMM_NR);
     ptrdiff_t pitch = cn_round_up(width, VL);
     place at = place_of(g, first);
+    column_sums sums = {.rows = 0};
     for (ptrdiff_t t = 0; t < count; t++, at = place_after(g, at), p += pitch) {
         ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
-        real *corner = y + output_of(g, at);
+        ptrdiff_t line = g->q * g->k, pixel = g->k;
+        int whole = is_whole(g, at);
+        real *corner = y + output_of(g, at) + column0;
         for (ptrdiff_t k = 0; k < width; k += VL) {
             const real *from = p + k;
             real *to = corner + k;
-            vec add = bias ? v_load_n(bias + k, width - k) : (vec){0};
-#define FETCH v_load(from + (i * size + j) * point)
-            if (is_whole(g, at) && width - k >= VL && past)
-                TRANSFORM(OUTPUT, size, m, FETCH,
-                          v_stream(to + (i * g->q + j) * g->k, finished(value, add, relu)));
-            else if (is_whole(g, at) && width - k >= VL)
-                TRANSFORM(OUTPUT, size, m, FETCH,
-                          v_store(to + (i * g->q + j) * g->k, finished(value, add, relu)));
+            vec bias = epilogue.bias ? v_load_n(epilogue.bias + column0 + k, width - k) : (vec){0};
+            vec out[4][4];
+            TRANSFORM(OUTPUT, size, m, v_load(from + (i * size + j) * point),
+                      out[i][j] = value + bias);
+#define EACH_OUTPUT(what)                                                                          \
+    do {                                                                                           \
+        _Pragma("GCC unroll 4") for (int i = 0; i < m; i++) {                                      \
+            _Pragma("GCC unroll 4") for (int j = 0; j < m; j++) { what; }                          \
+        }                                                                                          \
+    } while (0)
+            if (epilogue.relu) EACH_OUTPUT(out[i][j] = v_relu(out[i][j]));
+            if (epilogue.moments) {
+                if (t == 0) v_store(sums.shift + k, out[0][0]);
+                vec shift = v_load(sums.shift + k), sum[4] = {{0}}, square[4] = {{0}};
+                /* What lies outside the image differs by nothing. */
+                if (!whole) EACH_OUTPUT(if (i >= rows || j >= columns) out[i][j] = shift);
+                EACH_OUTPUT(sum[j] += out[i][j] - shift);
+                EACH_OUTPUT(square[j] += (out[i][j] - shift) * (out[i][j] - shift));
+                v_add_double(sums.sum + k, (sum[0] + sum[1]) + (sum[2] + sum[3]), VL);
+                v_add_double(sums.square + k, (square[0] + square[1]) + (square[2] + square[3]),
+                             VL);
+            }
+            if (!whole || width - k < VL)
+                EACH_OUTPUT(if (i < rows && j < columns)
+                                v_put(to + i * line + j * pixel, out[i][j], width - k, past));
+            else if (past)
+                EACH_OUTPUT(v_stream(to + i * line + j * pixel, out[i][j]));
             else
-                TRANSFORM(OUTPUT, size, m, FETCH,
-                          if (i < rows && j < columns)
-                              v_put(to + (i * g->q + j) * g->k, finished(value, add, relu),
-                                    width - k, past));
-#undef FETCH
+                EACH_OUTPUT(v_store(to + i * line + j * pixel, out[i][j]));
+#undef EACH_OUTPUT
         }
+        sums.rows += (double)(rows * columns);
     }
+    if (epilogue.moments)
+        for (ptrdiff_t j = 0; j < width; j++)
+            put_moments(epilogue.moments, g->k, column0 + j, (double)sums.shift[j], sums.sum[j],
+                        sums.square[j], sums.rows);
 }
 
 ptrdiff_t CN(winograd_scratch)(const winograd *g) {
@@ -269,12 +296,15 @@ static ptrdiff_t tile_blocks(const winograd *g) {
     return cn_max(cn_ceil_div(tiles, at_once), wanted);
 }
 
+ptrdiff_t CN(winograd_parts)(const winograd *g) {
+    return by_rows(g) ? CN(winograd_rows_chunks)(g) : tile_blocks(g);
+}
 ptrdiff_t CN(winograd_chunks)(const winograd *g) {
     return by_rows(g) ? CN(winograd_rows_chunks)(g) : tile_blocks(g) * panel_groups(g);
 }
 
 CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, const real *u,
-                   const real *bias, int relu, real *y, ptrdiff_t chunk, real *scratch) {
+                   winograd_epilogue epilogue, real *y, ptrdiff_t chunk, real *scratch) {
     const int count_points = (m + r - 1) * (m + r - 1);
     ptrdiff_t tiles = tiles_of(g), blocks = tile_blocks(g), block = chunk % blocks;
     ptrdiff_t first = cn_part(tiles, blocks, block);
@@ -283,6 +313,7 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
     ptrdiff_t pitch = tile_pitch(g->c), in_point = point_size(pitch);
     ptrdiff_t out_point = point_size(GEMM_NR), matrix = matrix_size(g);
     real *v = scratch, *p = v + count_points * in_point, *zero = p + count_points * out_point;
+    if (epilogue.moments) epilogue.moments += block * moments_size(g->k);
     memset(zero, 0, (size_t)g->c * sizeof(real));
     read_tiles(m, r, g, x, first, count, v, zero);
     int past = g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
@@ -295,14 +326,14 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
                      cn_round_up(width, VL), p + i * out_point, cn_round_up(width, VL),
                      (gemm_epilogue){NULL, 0, 0});
         }
-        write_tiles(m, r, g, p, first, count, width, bias ? bias + j : NULL, relu, y + j, past);
+        write_tiles(m, r, g, p, first, count, j, width, epilogue, y, past);
     }
 }
 
-void CN(winograd_run)(const winograd *g, const real *x, const real *u, const real *bias, int relu,
+void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_epilogue epilogue,
                       real *y, ptrdiff_t chunk, real *scratch) {
-#define CALL(m, r) run(m, r, g, x, u, bias, relu, y, chunk, scratch)
-    FOR_EACH_FORM(g, CALL, CN(winograd_rows_run)(g, x, u, bias, relu, y, chunk, scratch));
+#define CALL(m, r) run(m, r, g, x, u, epilogue, y, chunk, scratch)
+    FOR_EACH_FORM(g, CALL, CN(winograd_rows_run)(g, x, u, epilogue, y, chunk, scratch));
 #undef CALL
 }
 

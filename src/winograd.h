@@ -12,6 +12,7 @@
 #define CN_WINOGRAD_H
 
 #include "gemm.h"
+#include "moments.h"
 
 /* One convolution of x (n, h, w, c) to y (n, p, q, k) with r x r filters, by tiles of m x m
  * outputs; m is 4 or 2 and r 3 or 5, or m is 4 and r 7. Output row i sees input rows from i - top
@@ -26,10 +27,18 @@ ptrdiff_t CN(winograd_filter_size)(const winograd *g);
 ptrdiff_t CN(winograd_filter_chunks)(const winograd *g);
 void CN(winograd_filter)(const winograd *g, const real *w, int turned, real *u, ptrdiff_t chunk);
 
+/* What becomes of a result as it is written. */
+typedef struct {
+    const real *bias; /* of all k columns, or NULL */
+    int relu;
+    double *moments; /* NULL, or gets those of y's channels: winograd_parts() parts */
+} winograd_epilogue;
+
 /* y, some tiles a chunk. Scratch in reals. */
 ptrdiff_t CN(winograd_scratch)(const winograd *g);
 ptrdiff_t CN(winograd_chunks)(const winograd *g);
-void CN(winograd_run)(const winograd *g, const real *x, const real *u, const real *bias, int relu,
+ptrdiff_t CN(winograd_parts)(const winograd *g);
+void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_epilogue epilogue,
                       real *y, ptrdiff_t chunk, real *scratch);
 
 /* The gradient of w, with scratch as above: first sums over parts of the tiles, in the workspace

@@ -142,8 +142,8 @@ ptrdiff_t CN(winograd_rows_scratch)(const winograd *g) { return layout_of(g).siz
 
 ptrdiff_t CN(winograd_rows_chunks)(const winograd *g) { return g->n * layout_of(g).blocks; }
 
-void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u, const real *bias,
-                           int relu, real *y, ptrdiff_t chunk, real *scratch) {
+void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u,
+                           winograd_epilogue epilogue, real *y, ptrdiff_t chunk, real *scratch) {
     layout o = layout_of(g);
     place at = place_of(g, &o, chunk);
     ptrdiff_t depth = depth_of(g), matrix = gemm_packed_size(depth, g->k);
@@ -162,8 +162,12 @@ void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u, cons
                     pitch, p + i * o.p_point + t * at.rows * pitch, pitch,
                     (gemm_epilogue){NULL, 0, 0});
             }
-        write_block(g, &o, p, pitch, at, width, bias ? bias + j : NULL, relu, y + j);
+        write_block(g, &o, p, pitch, at, width, epilogue.bias ? epilogue.bias + j : NULL,
+                    epilogue.relu, y + j);
     }
+    if (epilogue.moments)
+        CN(row_moments)(epilogue.moments + chunk * moments_size(g->k),
+                        y + (at.image * g->p + at.row) * g->q * g->k, at.rows * g->q, g->k);
 }
 
 /* Gradient of the filters: du[part][point] is a (r c, k) matrix in panels, the sum of v^T z over

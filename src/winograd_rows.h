@@ -18,8 +18,8 @@ void CN(winograd_rows_filter)(const winograd *g, const real *w, int turned, real
 
 ptrdiff_t CN(winograd_rows_scratch)(const winograd *g);
 ptrdiff_t CN(winograd_rows_chunks)(const winograd *g);
-void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u, const real *bias,
-                           int relu, real *y, ptrdiff_t chunk, real *scratch);
+void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u,
+                           winograd_epilogue epilogue, real *y, ptrdiff_t chunk, real *scratch);
 
 ptrdiff_t CN(winograd_rows_weights_size)(const winograd *g);
 ptrdiff_t CN(winograd_rows_weights_chunks)(const winograd *g);

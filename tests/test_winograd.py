@@ -47,13 +47,16 @@ def matrices(m, r):
     return a, g, np.linalg.inv(evaluate).T
 
 
-def by_kernel(function, arrays, m, isa=None, threads=None, **attributes):
-    """The compiled kernel with its switch set, as a plan sets it."""
+def by_kernel(function, arrays, m, isa=None, threads=None, moments=False, **attributes):
+    """The compiled kernel with its switch set, as a plan sets it; with the moments of y, if asked
+    for."""
     names = ["winograd"] if function == "forward" else ["winograd_dx", "winograd_dw"]
     compiled = getattr(cnn.ops.conv2d, function)
     shapes = {name: array.shape for name, array in arrays.items()}
     results, canonical = compiled.infer(**shapes, **attributes)
     dtype = arrays["x"].dtype.name
+    if moments:
+        results = results | dict.fromkeys(("mean", "var"), arrays["w"].shape[3:])
     outputs = {name: np.full(shape, np.nan, dtype) for name, shape in results.items()}
     canonical = TWIN.infer(arrays["x"].shape, arrays["w"].shape, **attributes).attributes
     compiled._run(
@@ -118,6 +121,33 @@ def passes(shape, dtype, isa=None, threads=None, form=(4, 3), **more):
     expected = TWIN.forward(**exact, **attributes)
     expected |= TWIN.backward(**wide, **attributes)
     return found, expected, arrays, dy
+
+
+@pytest.mark.parametrize("isa", levels.available())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("form", [(0, 3), (0, 1), *FORMS], ids=str)
+def test_moments_that_a_convolution_makes_are_those_of_its_result(form, shape, dtype, isa):
+    """Within the bounds of batch normalization's own, the same for any number of threads, and
+    exact where a channel is constant."""
+    m, r = form
+    padding = shape[5] if r > 1 else 0
+    if min(shape[1:3]) + 2 * padding < r:
+        padding = 2
+    arrays, _ = draw((*shape[:5], padding), r, dtype)
+    arrays["w"][..., -1] = 0
+    found = by_kernel("forward", arrays, m, isa, 3, moments=True, padding=padding)
+    plain = by_kernel("forward", arrays, m, isa, 1, padding=padding)
+    assert found["y"].tobytes() == plain["y"].tobytes()
+    rows = found["y"].reshape(-1, shape[4]).astype(np.longdouble)
+    rows -= rows[0]  # numpy's own sums would not be exact for a constant
+    spread, eps = np.ptp(rows, axis=0), np.finfo(dtype).eps
+    first = found["y"].reshape(-1, shape[4])[0]
+    assert within(found["mean"], first + rows.mean(axis=0), eps * (abs(first) + 25 * spread))
+    assert within(found["var"], rows.var(axis=0), eps * 48 * spread**2)
+    assert (found["mean"][-1], found["var"][-1]) == (arrays["b"][-1], 0)
+    alone = by_kernel("forward", arrays, m, isa, 1, moments=True, padding=padding)
+    assert all(alone[name].tobytes() == found[name].tobytes() for name in ("mean", "var"))
 
 
 def within(found, expected, bound):

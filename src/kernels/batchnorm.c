@@ -1,5 +1,6 @@
 #include "batchnorm.h"
 
+#include "moments.h"
 #include "reduce.h"
 
 static const char *check(cn_tensor x, cn_tensor y, double eps, const cn_tensor *per_channel,
@@ -25,12 +26,8 @@ static ptrdiff_t blocks(cn_tensor x, ptrdiff_t n) {
 }
 
 /* Two sums for each channel, in reals: a tile's. */
-static ptrdiff_t tile_scratch(cn_tensor x) { return 2 * cn_channels(x) * (ptrdiff_t)sizeof(real); }
-static ptrdiff_t forward_scratch(const void *args) {
-    return tile_scratch(((const batchnorm_forward *)args)->x);
-}
 static ptrdiff_t backward_scratch(const void *args) {
-    return tile_scratch(((const batchnorm_backward *)args)->x);
+    return 2 * cn_channels(((const batchnorm_backward *)args)->x) * (ptrdiff_t)sizeof(real);
 }
 
 static void add_tile(const real *tile, ptrdiff_t c, double *first, double *second) {
@@ -40,29 +37,27 @@ static void add_tile(const real *tile, ptrdiff_t c, double *first, double *secon
     }
 }
 
-/* Columns that one chunk of a combining stage takes. */
-enum { COLUMN_BLOCK = 64 };
-
-/* Forward: stage 0 makes each block's mean and sum of squared deviations, stage 1 merges them in
- * order (Chan, Golub, LeVeque 1979), stage 2 normalizes. The squares are of differences from the
- * block's first row, so a constant channel has variance exactly 0. */
+/* Forward: stage 0 makes each block's moments, stage 1 merges them, unless they are given, stage 2
+ * normalizes. */
 
 static const char *forward_check(const void *args) {
     const batchnorm_forward *a = args;
     return check(a->x, a->y, a->eps, (cn_tensor[]){a->gamma, a->beta, a->mean, a->var}, 4);
 }
 
-/* Doubles of the blocks' partial results: two for each channel. */
-static ptrdiff_t parts_size(cn_tensor x) { return blocks(x, x.shape[0]) * 2 * cn_channels(x); }
+/* Doubles of the blocks' moments. */
+static ptrdiff_t moments_room(const batchnorm_forward *a) {
+    return a->moments ? 0 : blocks(a->x, a->x.shape[0]) * moments_size(cn_channels(a->x));
+}
 
-/* Behind the parts stand gamma / sqrt(var + eps), made in stage 1. */
+/* Behind them stand gamma / sqrt(var + eps), made in stage 1. */
 static real *forward_scale(const batchnorm_forward *a) {
-    return (real *)((double *)a->head.workspace + parts_size(a->x));
+    return (real *)((double *)a->head.workspace + moments_room(a));
 }
 
 static ptrdiff_t forward_workspace(const void *args) {
     const batchnorm_forward *a = args;
-    return parts_size(a->x) * (ptrdiff_t)sizeof(double) +
+    return moments_room(a) * (ptrdiff_t)sizeof(double) +
            cn_channels(a->x) * (ptrdiff_t)sizeof(real);
 }
 
@@ -70,93 +65,40 @@ static ptrdiff_t forward_blocks(const void *args, ptrdiff_t n) {
     return blocks(((const batchnorm_forward *)args)->x, n);
 }
 
-CN_INLINE void add_moments(const int nv, ptrdiff_t some, const real *x, const real *first,
-                           ptrdiff_t rows, ptrdiff_t c, real *tile) {
-    vec shift[WIDE], sum[WIDE], square[WIDE];
-#pragma GCC unroll 4
-    for (int v = 0; v < nv; v++) {
-        ptrdiff_t left = some - v * VL;
-        shift[v] = v_load_n(first + v * VL, left);
-        sum[v] = v_load_n(tile + v * VL, left);
-        square[v] = v_load_n(tile + c + v * VL, left);
-    }
-    for (ptrdiff_t k = 0; k < rows; k++)
-#pragma GCC unroll 4
-        for (int v = 0; v < nv; v++) {
-            vec difference = v_load_n(x + k * c + v * VL, some - v * VL) - shift[v];
-            sum[v] += difference;
-            square[v] += difference * difference;
-        }
-#pragma GCC unroll 4
-    for (int v = 0; v < nv; v++) {
-        v_store_n(tile + v * VL, sum[v], some - v * VL);
-        v_store_n(tile + c + v * VL, square[v], some - v * VL);
-    }
+static ptrdiff_t moments_blocks(const void *args, ptrdiff_t n) {
+    const batchnorm_forward *a = args;
+    return a->moments ? 0 : blocks(a->x, n);
 }
 
 static void block_moments(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
     const batchnorm_forward *a = args;
-    ptrdiff_t c = cn_channels(a->x), total = cn_rows(a->x, step->n), from = chunk * row_block(a->x);
-    ptrdiff_t rows = cn_min(row_block(a->x), total - from), at_once = rows_at_once(c);
-    if (total == 1) cn_fail(step, CN_ONE_VALUE);
-    const real *x = (const real *)a->x.data + from * c;
-    double *mean = (double *)a->head.workspace + chunk * 2 * c, *squares = mean + c;
-    for (ptrdiff_t j = 0; j < 2 * c; j++) mean[j] = 0;
-    for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
-        real *tile = scratch;
-        memset(tile, 0, 2 * (size_t)c * sizeof(real));
-        for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k += at_once) {
-#define EACH(nv, some, j)                                                                          \
-    add_moments(nv, some, x + k * c + j, x + j, cn_min(at_once, rows - k), c, tile + j)
-            COLUMNS(c, EACH);
-#undef EACH
-        }
-        add_tile(tile, c, mean, squares);
-    }
-    for (ptrdiff_t j = 0; j < c; j++) {
-        double shifted = mean[j] / (double)rows;
-        squares[j] -= shifted * mean[j];
-        mean[j] = (double)x[j] + shifted;
-    }
+    ptrdiff_t c = cn_channels(a->x), from = chunk * row_block(a->x);
+    CN(row_moments)((double *)a->head.workspace + chunk * moments_size(c),
+                    (const real *)a->x.data + from * c,
+                    cn_min(row_block(a->x), cn_rows(a->x, step->n) - from), c);
 }
 
 static ptrdiff_t forward_columns(const void *args, ptrdiff_t n) {
     (void)n;
-    return cn_ceil_div(cn_channels(((const batchnorm_forward *)args)->x), COLUMN_BLOCK);
+    return moments_chunks(cn_channels(((const batchnorm_forward *)args)->x));
 }
 
 static real scale_of(real gamma, real var, double eps) {
     return (real)((double)gamma / __builtin_sqrt((double)var + eps));
 }
 
-static void merge_moments(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+static void forward_scales(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const batchnorm_forward *a = args;
-    ptrdiff_t c = cn_channels(a->x), total = cn_rows(a->x, step->n), block = row_block(a->x);
-    ptrdiff_t first = chunk * COLUMN_BLOCK, columns = cn_min(COLUMN_BLOCK, c - first);
-    const double *parts = (const double *)a->head.workspace + first;
-    double mean[COLUMN_BLOCK], squares[COLUMN_BLOCK], count = (double)cn_min(block, total);
-    memcpy(mean, parts, (size_t)columns * sizeof(double));
-    memcpy(squares, parts + c, (size_t)columns * sizeof(double));
-    for (ptrdiff_t i = 1; i < blocks(a->x, step->n); i++) {
-        double rows = (double)cn_min(block, total - i * block), both = count + rows;
-        double share = rows / both, weight = count * share;
-        parts += 2 * c;
-        for (ptrdiff_t j = 0; j < columns; j++) {
-            double difference = parts[j] - mean[j];
-            mean[j] += difference * share;
-            squares[j] += parts[c + j] + difference * difference * weight;
-        }
-        count = both;
-    }
-    for (ptrdiff_t j = 0; j < columns; j++) {
-        ((real *)a->mean.data)[first + j] = (real)mean[j];
-        /* Rounding may leave a hair less than nothing; NaN stays. */
-        real var = (real)(squares[j] < 0 ? 0 : squares[j] / count);
-        ((real *)a->var.data)[first + j] = var;
-        forward_scale(a)[first + j] =
-            scale_of(((const real *)a->gamma.data)[first + j], var, a->eps);
-    }
+    ptrdiff_t c = cn_channels(a->x), first = chunk * MOMENTS_COLUMNS;
+    if (cn_rows(a->x, step->n) == 1) cn_fail(step, CN_ONE_VALUE);
+    if (!a->moments)
+        CN(merge_moments)(a->mean.data, a->var.data, a->head.workspace, blocks(a->x, step->n), c,
+                          chunk);
+    for (ptrdiff_t j = first; j < cn_min(c, first + MOMENTS_COLUMNS); j++)
+        forward_scale(a)[j] =
+            scale_of(((const real *)a->gamma.data)[j], ((const real *)a->var.data)[j], a->eps);
 }
 
 /* y = (x - mean) * scale + beta */
@@ -198,6 +140,9 @@ static const char *backward_check(const void *args) {
     return check(a->x, a->x, a->eps, (cn_tensor[]){a->gamma, a->mean, a->var}, 3);
 }
 
+/* Doubles of the blocks' partial results: two for each channel. */
+static ptrdiff_t parts_size(cn_tensor x) { return blocks(x, x.shape[0]) * 2 * cn_channels(x); }
+
 /* Behind the parts stand scale, centre and slope of dx = scale (dy - centre - (x - mean) slope). */
 static real *backward_coefficients(const batchnorm_backward *a) {
     return (real *)((double *)a->head.workspace + parts_size(a->x));
@@ -215,14 +160,14 @@ static ptrdiff_t backward_blocks(const void *args, ptrdiff_t n) {
 
 static ptrdiff_t backward_columns(const void *args, ptrdiff_t n) {
     (void)n;
-    return cn_ceil_div(cn_channels(((const batchnorm_backward *)args)->x), COLUMN_BLOCK);
+    return moments_chunks(cn_channels(((const batchnorm_backward *)args)->x));
 }
 
 static void backward_scales(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)step, (void)scratch;
     const batchnorm_backward *a = args;
     ptrdiff_t c = cn_channels(a->x);
-    for (ptrdiff_t j = chunk * COLUMN_BLOCK; j < cn_min(c, (chunk + 1) * COLUMN_BLOCK); j++)
+    for (ptrdiff_t j = chunk * MOMENTS_COLUMNS; j < cn_min(c, (chunk + 1) * MOMENTS_COLUMNS); j++)
         backward_coefficients(a)[j] =
             scale_of(((const real *)a->gamma.data)[j], ((const real *)a->var.data)[j], a->eps);
 }
@@ -305,9 +250,9 @@ static void merge_gradients(const void *args, const cn_step *step, ptrdiff_t chu
     const batchnorm_backward *a = args;
     ptrdiff_t c = cn_channels(a->x), count = blocks(a->x, step->n);
     double total = (double)cn_rows(a->x, step->n);
-    ptrdiff_t first = chunk * COLUMN_BLOCK, columns = cn_min(COLUMN_BLOCK, c - first);
+    ptrdiff_t first = chunk * MOMENTS_COLUMNS, columns = cn_min(MOMENTS_COLUMNS, c - first);
     const double *parts = (const double *)a->head.workspace + first;
-    double sum[COLUMN_BLOCK] = {0}, product[COLUMN_BLOCK] = {0};
+    double sum[MOMENTS_COLUMNS] = {0}, product[MOMENTS_COLUMNS] = {0};
     for (ptrdiff_t i = 0; i < count; i++, parts += 2 * c)
         for (ptrdiff_t j = 0; j < columns; j++) {
             sum[j] += parts[j];
@@ -444,10 +389,9 @@ static const cn_kernel forward = {
     .args_size = sizeof(batchnorm_forward),
     .fields = CN_TABLE(BATCHNORM_FORWARD),
     .check = forward_check,
-    .scratch = forward_scratch,
     .workspace = forward_workspace,
-    .stages = {{forward_blocks, block_moments},
-               {forward_columns, merge_moments},
+    .stages = {{moments_blocks, block_moments},
+               {forward_columns, forward_scales},
                {forward_blocks, forward_normalize}},
 };
 #undef CN_ARGS_TYPE

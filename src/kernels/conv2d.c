@@ -1,6 +1,7 @@
 #include "conv2d.h"
 
 #include "gemm.h"
+#include "moments.h"
 #include "reduce.h"
 #include "winograd.h"
 
@@ -156,14 +157,36 @@ static const char *forward_check(const void *args) {
     if (!wrong) wrong = check_winograd(a->winograd, a->w, a->stride, a->padding);
     if (wrong) return wrong;
     if (!cn_optional(a->b, 1, a->w.shape[3], 1, 1, 1)) return "b must have shape (k,)";
+    if (!cn_optional(a->mean, 1, a->w.shape[3], 1, 1, 1)) return "mean must have shape (k,)";
+    if (cn_present(a->mean) ? !cn_same(a->var, a->mean) : cn_present(a->var))
+        return "var must have the shape of mean";
     return NULL;
 }
 
+/* The filters, packed or transformed, begin the workspace; the moments of parts of y follow. */
+static ptrdiff_t filters_room(const conv2d_forward *a, const geometry *g) {
+    winograd o = winograd_of(g, g->n, a->winograd);
+    ptrdiff_t direct = gemm_packed_size(g->r * g->s * g->c, g->k);
+    ptrdiff_t reals = o.m ? CN(winograd_filter_size)(&o) : direct;
+    return cn_round_up(reals * (ptrdiff_t)sizeof(real), 64);
+}
+
+static double *moments_of(const conv2d_forward *a, const geometry *g) {
+    if (!cn_present(a->mean)) return NULL;
+    return (double *)((char *)a->head.workspace + filters_room(a, g));
+}
+
+/* Parts whose moments are made: of a direct sum each chunk. */
+static ptrdiff_t moments_parts(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
+    winograd o = winograd_of(g, n, a->winograd);
+    return o.m ? CN(winograd_parts)(&o) : n * cn_ceil_div(g->p, forward_block(g));
+}
+
 static ptrdiff_t forward_workspace(const void *args) {
-    geometry g = forward_geometry(args);
-    winograd o = winograd_of(&g, g.n, ((const conv2d_forward *)args)->winograd);
-    ptrdiff_t direct = gemm_packed_size(g.r * g.s * g.c, g.k);
-    return (o.m ? CN(winograd_filter_size)(&o) : direct) * (ptrdiff_t)sizeof(real);
+    const conv2d_forward *a = args;
+    geometry g = forward_geometry(a);
+    ptrdiff_t parts = cn_present(a->mean) ? moments_parts(a, &g, g.n) : 0;
+    return filters_room(a, &g) + parts * moments_size(g.k) * (ptrdiff_t)sizeof(double);
 }
 
 static ptrdiff_t window_bytes(window part, ptrdiff_t c) {
@@ -214,8 +237,8 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     geometry g = forward_geometry(a);
     if (a->winograd) {
         winograd o = winograd_of(&g, step->n, a->winograd);
-        CN(winograd_run)(&o, a->x.data, a->head.workspace, a->b.data, (int)a->relu, a->y.data,
-                         chunk, scratch);
+        winograd_epilogue epilogue = {a->b.data, (int)a->relu, moments_of(a, &g)};
+        CN(winograd_run)(&o, a->x.data, a->head.workspace, epilogue, a->y.data, chunk, scratch);
         return;
     }
     ptrdiff_t block = forward_block(&g), blocks = cn_ceil_div(g.p, block);
@@ -242,6 +265,23 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
                      y + i * g.q * g.k + j, g.k, epilogue);
         }
     }
+    /* While the rows are at hand. */
+    if (cn_present(a->mean))
+        CN(row_moments)(moments_of(a, &g) + chunk * moments_size(g.k), y, rows * g.q, g.k);
+}
+
+static ptrdiff_t moments_stage(const void *args, ptrdiff_t n) {
+    (void)n;
+    const conv2d_forward *a = args;
+    return cn_present(a->mean) ? moments_chunks(a->mean.shape[0]) : 0;
+}
+
+static void merge(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const conv2d_forward *a = args;
+    geometry g = forward_geometry(a);
+    CN(merge_moments)(a->mean.data, a->var.data, moments_of(a, &g), moments_parts(a, &g, step->n),
+                      g.k, chunk);
 }
 
 /* dx. With stride s, the pixels of dx whose position plus the padding is a modulo s meet the filter
@@ -514,7 +554,8 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
                    void *scratch) {
     if (a->winograd_dx) {
         winograd o = winograd_dx(g, n, a->winograd_dx);
-        CN(winograd_run)(&o, a->dy.data, a->head.workspace, NULL, 0, a->dx.data, chunk, scratch);
+        CN(winograd_run)(&o, a->dy.data, a->head.workspace, (winograd_epilogue){NULL, 0, NULL},
+                         a->dx.data, chunk, scratch);
         return;
     }
     ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
@@ -665,7 +706,9 @@ static const cn_kernel forward = {
     .check = forward_check,
     .workspace = forward_workspace,
     .scratch = forward_scratch,
-    .stages = {{forward_pack_chunks, forward_pack}, {forward_chunks, forward_run}},
+    .stages = {{forward_pack_chunks, forward_pack},
+               {forward_chunks, forward_run},
+               {moments_stage, merge}},
     .once = 1,
 };
 #undef CN_ARGS_TYPE

@@ -11,11 +11,15 @@
 
 #include "kernel.h"
 
-/* stride: vertical, horizontal; padding: top, bottom, left, right. winograd: 0 for the direct sum,
+/* mean and var, if wanted, get those of y's channels, for the batch normalization behind. stride:
+ * vertical, horizontal; padding: top, bottom, left, right. winograd: 0 for the direct sum,
  * or the outputs' side of a tile of winograd.h, 2 or 4. */
 #define CONV2D_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                         \
     TENSOR(x)                                                                                      \
-    TENSOR(w) TENSOR(b) TENSOR(y) SIZE(stride, 2) SIZE(padding, 4) FUSED(relu) FUSED(winograd)
+    TENSOR(w)                                                                                      \
+    TENSOR(b)                                                                                      \
+    TENSOR(y)                                                                                      \
+    TENSOR(mean) TENSOR(var) SIZE(stride, 2) SIZE(padding, 4) FUSED(relu) FUSED(winograd)
 CN_STRUCT(conv2d_forward, CONV2D_FORWARD)
 
 /* dx is optional: the first layer's is never computed; dw and db are, for frozen parameters. */

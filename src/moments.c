@@ -1,0 +1,86 @@
+#include "moments.h"
+
+#include "reduce.h"
+
+/* Adds to a tile the differences of rows from `first`, and their squares. */
+CN_INLINE void add_rows(const int nv, ptrdiff_t some, const real *x, const real *first,
+                        ptrdiff_t rows, ptrdiff_t pitch, real *sums, real *squares) {
+    vec shift[WIDE], sum[WIDE], square[WIDE];
+#pragma GCC unroll 4
+    for (int v = 0; v < nv; v++) {
+        ptrdiff_t left = some - v * VL;
+        shift[v] = v_load_n(first + v * VL, left);
+        sum[v] = v_load_n(sums + v * VL, left);
+        square[v] = v_load_n(squares + v * VL, left);
+    }
+    for (ptrdiff_t k = 0; k < rows; k++)
+#pragma GCC unroll 4
+        for (int v = 0; v < nv; v++) {
+            vec difference = v_load_n(x + k * pitch + v * VL, some - v * VL) - shift[v];
+            sum[v] += difference;
+            square[v] += difference * difference;
+        }
+#pragma GCC unroll 4
+    for (int v = 0; v < nv; v++) {
+        v_store_n(sums + v * VL, sum[v], some - v * VL);
+        v_store_n(squares + v * VL, square[v], some - v * VL);
+    }
+}
+
+/* Columns that a tile has room for; of longer rows a stretch at a time. */
+enum { STRETCH = 1024 };
+
+/* Columns first .. first+c-1 of a part of `pitch` columns. */
+static void stretch_moments(double *part, const real *x, ptrdiff_t rows, ptrdiff_t pitch,
+                            ptrdiff_t first, ptrdiff_t c) {
+    real sums[STRETCH], squares[STRETCH];
+    double *sum = part + first, *square = sum + pitch;
+    ptrdiff_t at_once = rows_at_once(c);
+    x += first;
+    for (ptrdiff_t j = 0; j < c; j++) sum[j] = square[j] = 0;
+    for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
+        memset(sums, 0, (size_t)cn_round_up(c, VL) * sizeof(real));
+        memset(squares, 0, (size_t)cn_round_up(c, VL) * sizeof(real));
+        for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k += at_once) {
+#define EACH(nv, some, j)                                                                          \
+    add_rows(nv, some, x + k * pitch + j, x + j, cn_min(at_once, rows - k), pitch, sums + j,       \
+             squares + j)
+            COLUMNS(c, EACH);
+#undef EACH
+        }
+        for (ptrdiff_t j = 0; j < c; j += VL) {
+            v_add_double(sum + j, v_load(sums + j), c - j);
+            v_add_double(square + j, v_load(squares + j), c - j);
+        }
+    }
+    for (ptrdiff_t j = 0; j < c; j++)
+        put_moments(part, pitch, first + j, (double)x[j], sum[j], square[j], (double)rows);
+}
+
+void CN(row_moments)(double *part, const real *x, ptrdiff_t rows, ptrdiff_t c) {
+    for (ptrdiff_t j = 0; j < c; j += STRETCH)
+        stretch_moments(part, x, rows, c, j, cn_min(STRETCH, c - j));
+}
+
+void CN(merge_moments)(real *mean, real *var, const double *parts, ptrdiff_t count, ptrdiff_t c,
+                       ptrdiff_t chunk) {
+    ptrdiff_t first = chunk * MOMENTS_COLUMNS, columns = cn_min(MOMENTS_COLUMNS, c - first);
+    double means[MOMENTS_COLUMNS], squares[MOMENTS_COLUMNS], rows = parts[2 * c];
+    memcpy(means, parts + first, (size_t)columns * sizeof(double));
+    memcpy(squares, parts + c + first, (size_t)columns * sizeof(double));
+    for (ptrdiff_t i = 1; i < count; i++) {
+        const double *part = parts + i * moments_size(c);
+        double both = rows + part[2 * c], share = part[2 * c] / both, weight = rows * share;
+        for (ptrdiff_t j = 0; j < columns; j++) {
+            double difference = part[first + j] - means[j];
+            means[j] += difference * share;
+            squares[j] += part[c + first + j] + difference * difference * weight;
+        }
+        rows = both;
+    }
+    for (ptrdiff_t j = 0; j < columns; j++) {
+        mean[first + j] = (real)means[j];
+        /* Rounding may leave a hair less than nothing; NaN stays. */
+        var[first + j] = (real)(squares[j] < 0 ? 0 : squares[j] / rows);
+    }
+}
