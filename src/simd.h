@@ -129,6 +129,17 @@ CN_INLINE void v_put(real *p, vec a, ptrdiff_t n, int past) {
         v_store_n(p, a, n);
 }
 
+/* A stretch of memory, and asking for part i of `parts` of it, so that it comes near while
+ * something else is computed. */
+typedef struct {
+    const real *from, *to;
+} stretch;
+CN_INLINE void ask_for(stretch s, ptrdiff_t parts, ptrdiff_t i) {
+    const real *end = s.from + cn_part(s.to - s.from, parts, i + 1);
+    for (const real *p = s.from + cn_part(s.to - s.from, parts, i); p < end; p += 64 / sizeof(real))
+        __builtin_prefetch(p, 0, 2);
+}
+
 /* mask ? a : b, lane by lane; a mask is all ones or all zeros, as comparisons give it. */
 CN_INLINE vec v_select(ivec mask, vec a, vec b) {
     return (vec)(((ivec)a & mask) | ((ivec)b & ~mask));

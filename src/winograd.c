@@ -153,6 +153,21 @@ static place place_after(const winograd *g, place at) {
     return (place){at.image + 1, 0, 0};
 }
 
+/* The rows of images, each h rows of `line` reals, from those that tile `first` begins with to
+ * those that tile `end` does, `above` rows higher. */
+CN_INLINE stretch rows_between(const winograd *g, const real *images, ptrdiff_t h, ptrdiff_t line,
+                               ptrdiff_t above, ptrdiff_t first, ptrdiff_t end) {
+    place a = place_of(g, first), b = place_of(g, end);
+    return (stretch){images + (a.image * h + cn_max(0, a.row - above)) * line,
+                     images + (b.image * h + cn_max(0, b.row - above)) * line};
+}
+CN_INLINE stretch inputs(const winograd *g, const real *x, ptrdiff_t first, ptrdiff_t end) {
+    return rows_between(g, x, g->h, g->w * g->c, g->top, first, end);
+}
+CN_INLINE stretch outputs(const winograd *g, const real *y, ptrdiff_t first, ptrdiff_t end) {
+    return rows_between(g, y, g->p, g->q * g->k, 0, first, end);
+}
+
 /* Tiles of one block at most: their transforms stay near. */
 enum { BLOCK = 48 };
 
@@ -317,10 +332,15 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
     memset(zero, 0, (size_t)g->c * sizeof(real));
     read_tiles(m, r, g, x, first, count, v, zero);
     int past = g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
-    ptrdiff_t end = cn_part(panels, groups, group + 1);
-    for (ptrdiff_t panel = cn_part(panels, groups, group); panel < end; panel++) {
+    ptrdiff_t begin = cn_part(panels, groups, group), end = cn_part(panels, groups, group + 1);
+    /* What is read next and where this is written come from far away while it multiplies. */
+    stretch next = inputs(g, x, first + count, cn_min(first + 2 * count, tiles));
+    stretch here = outputs(g, y, first, first + count);
+    for (ptrdiff_t panel = begin; panel < end; panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
         for (int i = 0; i < count_points; i++) {
+            if (panel == begin) ask_for(next, count_points, i);
+            if (panel == begin && !past) ask_for(here, count_points, i);
             gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
             CN(gemm)(&rows, count, gemm_packed(u + i * matrix + g->c * j, width),
                      cn_round_up(width, VL), p + i * out_point, cn_round_up(width, VL),
@@ -403,7 +423,12 @@ CN_INLINE void weights(const int m, const int r, const winograd *g, const real *
         ptrdiff_t count = cn_min(BLOCK, end - first);
         read_tiles(m, r, g, x, first, count, v, zero);
         read_gradients(m, r, g, dy + j, first, count, width, z);
+        ptrdiff_t next = cn_min(first + 2 * BLOCK, end);
+        stretch next_x = inputs(g, x, first + count, next);
+        stretch next_dy = outputs(g, dy, first + count, next);
         for (int i = 0; i < count_points; i++) {
+            ask_for(next_x, count_points, i);
+            ask_for(next_dy, count_points, i);
             gemm_rows rows = {v + i * in_point, 1, 0, 1, count, c_pitch, 1, 0};
             CN(gemm)(&rows, g->c, gemm_packed(z + i * out_point, pitch), pitch, du + i * matrix,
                      pitch, (gemm_epilogue){NULL, 0, accumulate});

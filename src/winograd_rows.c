@@ -149,10 +149,13 @@ void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u,
     ptrdiff_t depth = depth_of(g), matrix = gemm_packed_size(depth, g->k);
     real *v = scratch + o.v, *p = scratch + o.p;
     read_block(g, &o, x, at, scratch, v);
+    real *rows_of_y = y + (at.image * g->p + at.row) * g->q * g->k;
+    stretch here = {rows_of_y, rows_of_y + at.rows * g->q * g->k};
     for (ptrdiff_t panel = 0; panel < gemm_panels(g->k); panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
         ptrdiff_t pitch = cn_round_up(width, VL);
-        for (int i = 0; i < SIZE; i++)
+        for (int i = 0; i < SIZE; i++) {
+            if (panel == 0) ask_for(here, SIZE, i);
             for (ptrdiff_t t = 0; t < o.tiles; t++) {
                 const real *line = v + i * o.v_point + t * o.line;
                 gemm_rows rows = {line, g->c, 0, 1, depth, 1, 1, 0};
@@ -162,12 +165,13 @@ void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u,
                     pitch, p + i * o.p_point + t * at.rows * pitch, pitch,
                     (gemm_epilogue){NULL, 0, 0});
             }
+        }
         write_block(g, &o, p, pitch, at, width, epilogue.bias ? epilogue.bias + j : NULL,
                     epilogue.relu, y + j);
     }
     if (epilogue.moments)
-        CN(row_moments)(epilogue.moments + chunk * moments_size(g->k),
-                        y + (at.image * g->p + at.row) * g->q * g->k, at.rows * g->q, g->k);
+        CN(row_moments)(epilogue.moments + chunk * moments_size(g->k), rows_of_y, at.rows * g->q,
+                        g->k);
 }
 
 /* Gradient of the filters: du[part][point] is a (r c, k) matrix in panels, the sum of v^T z over
@@ -218,7 +222,10 @@ void CN(winograd_rows_weights)(const winograd *g, const real *x, const real *dy,
         place at = place_of(g, &o, block);
         read_block(g, &o, x, at, scratch, v);
         read_gradients(g, &o, dy + j, pitch, at, width, z);
+        place then = place_of(g, &o, cn_min(block + 1, end - 1));
+        const real *next_dy = dy + (then.image * g->p + then.row) * g->q * g->k;
         for (int i = 0; i < SIZE; i++) {
+            ask_for((stretch){next_dy, next_dy + then.rows * g->q * g->k}, SIZE, i);
             gemm_rows rows = {v + i * o.v_point, 1, o.line, o.tiles, at.rows, g->c, 1, 0};
             CN(gemm)(&rows, depth, gemm_packed(z + i * o.p_point, pitch), pitch, du + i * matrix,
                      pitch, (gemm_epilogue){NULL, 0, accumulate});
