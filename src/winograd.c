@@ -37,13 +37,11 @@ enum { SIDE = 8 };
     }                                                                                              \
     store(to + j * point, value)
 
-/* Each of the functions below is compiled for every pair of a tile's outputs and a filter; 7x7
- * filters have functions of their own. */
-#define FOR_EACH_FORM(g, call, rows)                                                               \
+/* `call` of a tile's outputs and a filter's side, as constants: each transform is compiled for
+ * every pair. */
+#define OF_FORM(g, call)                                                                           \
     do {                                                                                           \
-        if (by_rows(g))                                                                            \
-            rows;                                                                                  \
-        else if ((g)->m == 4 && (g)->r == 3)                                                       \
+        if ((g)->m == 4 && (g)->r == 3)                                                            \
             call(4, 3);                                                                            \
         else if ((g)->r == 3)                                                                      \
             call(2, 3);                                                                            \
@@ -53,6 +51,7 @@ enum { SIDE = 8 };
             call(2, 5);                                                                            \
     } while (0)
 
+/* 7x7 filters have functions of their own. */
 static int by_rows(const winograd *g) { return g->r == 7; }
 
 static ptrdiff_t points(const winograd *g) { return (g->m + g->r - 1) * (g->m + g->r - 1); }
@@ -106,8 +105,8 @@ CN_INLINE void read_taps(const int r, const winograd *g, const real *w, int turn
             }
 }
 
-CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w, int turned,
-                      real *u, ptrdiff_t chunk) {
+CN_INLINE void filter_of(const int m, const int r, const winograd *g, const real *w, int turned,
+                         real *u, ptrdiff_t chunk) {
     const int size = m + r - 1;
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels;
     ptrdiff_t first = chunk / panels * FILTER_ROWS, end = cn_min(g->c, first + FILTER_ROWS);
@@ -128,8 +127,12 @@ CN_INLINE void filter(const int m, const int r, const winograd *g, const real *w
 }
 
 void CN(winograd_filter)(const winograd *g, const real *w, int turned, real *u, ptrdiff_t chunk) {
-#define CALL(m, r) filter(m, r, g, w, turned, u, chunk)
-    FOR_EACH_FORM(g, CALL, CN(winograd_rows_filter)(g, w, turned, u, chunk));
+    if (by_rows(g)) {
+        CN(winograd_rows_filter)(g, w, turned, u, chunk);
+        return;
+    }
+#define CALL(m, r) filter_of(m, r, g, w, turned, u, chunk)
+    OF_FORM(g, CALL);
 #undef CALL
 }
 
@@ -198,8 +201,8 @@ CN_INLINE void tile_pixels(const int size, const winograd *g, const real *x, pla
 }
 
 /* v[point][tile][channel] of `count` tiles from the first: B^T x B. `zero` holds channels zeros. */
-CN_INLINE void read_tiles(const int m, const int r, const winograd *g, const real *x,
-                          ptrdiff_t first, ptrdiff_t count, real *v, const real *zero) {
+CN_INLINE void read_tiles_of(const int m, const int r, const winograd *g, const real *x,
+                             ptrdiff_t first, ptrdiff_t count, real *v, const real *zero) {
     const int size = m + r - 1;
     ptrdiff_t c = g->c, pitch = tile_pitch(c), point = point_size(pitch);
     const real *pixels[2][SIDE * SIDE];
@@ -224,6 +227,13 @@ CN_INLINE void read_tiles(const int m, const int r, const winograd *g, const rea
     }
 }
 
+static void read_tiles(const winograd *g, const real *x, ptrdiff_t first, ptrdiff_t count, real *v,
+                       const real *zero) {
+#define CALL(m, r) read_tiles_of(m, r, g, x, first, count, v, zero)
+    OF_FORM(g, CALL);
+#undef CALL
+}
+
 /* The first output of a tile. */
 CN_INLINE ptrdiff_t output_of(const winograd *g, place at) {
     return ((at.image * g->p + at.row) * g->q + at.column) * g->k;
@@ -243,9 +253,9 @@ typedef struct {
 
 /* `width` columns of y, from column0 on, of the tiles from p[point][tile][column]; their moments
  * into the part that epilogue.moments is. */
-CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const real *p,
-                           ptrdiff_t first, ptrdiff_t count, ptrdiff_t column0, ptrdiff_t width,
-                           winograd_epilogue epilogue, real *y, int past) {
+CN_INLINE void write_tiles_of(const int m, const int r, const winograd *g, const real *p,
+                              ptrdiff_t first, ptrdiff_t count, ptrdiff_t column0, ptrdiff_t width,
+                              winograd_epilogue epilogue, real *y, int past) {
     const int size = m + r - 1;
     const ptrdiff_t point = point_size(GEMM_NR);
     ptrdiff_t pitch = cn_round_up(width, VL);
@@ -298,6 +308,14 @@ CN_INLINE void write_tiles(const int m, const int r, const winograd *g, const re
                         sums.square[j], sums.rows);
 }
 
+static void write_tiles(const winograd *g, const real *p, ptrdiff_t first, ptrdiff_t count,
+                        ptrdiff_t column0, ptrdiff_t width, winograd_epilogue epilogue, real *y,
+                        int past) {
+#define CALL(m, r) write_tiles_of(m, r, g, p, first, count, column0, width, epilogue, y, past)
+    OF_FORM(g, CALL);
+#undef CALL
+}
+
 ptrdiff_t CN(winograd_scratch)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_scratch)(g);
     return points(g) * (point_size(tile_pitch(g->c)) + point_size(GEMM_NR)) + cn_round_up(g->c, VL);
@@ -318,9 +336,13 @@ ptrdiff_t CN(winograd_chunks)(const winograd *g) {
     return by_rows(g) ? CN(winograd_rows_chunks)(g) : tile_blocks(g) * panel_groups(g);
 }
 
-CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, const real *u,
-                   winograd_epilogue epilogue, real *y, ptrdiff_t chunk, real *scratch) {
-    const int count_points = (m + r - 1) * (m + r - 1);
+void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_epilogue epilogue,
+                      real *y, ptrdiff_t chunk, real *scratch) {
+    if (by_rows(g)) {
+        CN(winograd_rows_run)(g, x, u, epilogue, y, chunk, scratch);
+        return;
+    }
+    ptrdiff_t count_points = points(g);
     ptrdiff_t tiles = tiles_of(g), blocks = tile_blocks(g), block = chunk % blocks;
     ptrdiff_t first = cn_part(tiles, blocks, block);
     ptrdiff_t count = cn_part(tiles, blocks, block + 1) - first;
@@ -330,7 +352,7 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
     real *v = scratch, *p = v + count_points * in_point, *zero = p + count_points * out_point;
     if (epilogue.moments) epilogue.moments += block * moments_size(g->k);
     memset(zero, 0, (size_t)g->c * sizeof(real));
-    read_tiles(m, r, g, x, first, count, v, zero);
+    read_tiles(g, x, first, count, v, zero);
     int past = g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
     ptrdiff_t begin = cn_part(panels, groups, group), end = cn_part(panels, groups, group + 1);
     /* What is read next and where this is written come from far away while it multiplies. */
@@ -338,7 +360,7 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
     stretch here = outputs(g, y, first, first + count);
     for (ptrdiff_t panel = begin; panel < end; panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
-        for (int i = 0; i < count_points; i++) {
+        for (ptrdiff_t i = 0; i < count_points; i++) {
             if (panel == begin) ask_for(next, count_points, i);
             if (panel == begin && !past) ask_for(here, count_points, i);
             gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
@@ -346,15 +368,8 @@ CN_INLINE void run(const int m, const int r, const winograd *g, const real *x, c
                      cn_round_up(width, VL), p + i * out_point, cn_round_up(width, VL),
                      (gemm_epilogue){NULL, 0, 0});
         }
-        write_tiles(m, r, g, p, first, count, j, width, epilogue, y, past);
+        write_tiles(g, p, first, count, j, width, epilogue, y, past);
     }
-}
-
-void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_epilogue epilogue,
-                      real *y, ptrdiff_t chunk, real *scratch) {
-#define CALL(m, r) run(m, r, g, x, u, epilogue, y, chunk, scratch)
-    FOR_EACH_FORM(g, CALL, CN(winograd_rows_run)(g, x, u, epilogue, y, chunk, scratch));
-#undef CALL
 }
 
 /* Gradient of the filters: du[part][point] is a (c, k) matrix in panels, the sum of v^T z over the
@@ -377,8 +392,8 @@ ptrdiff_t CN(winograd_weights_chunks)(const winograd *g) {
 }
 
 /* z[point][tile][column] of up to GEMM_NR columns of dy; outside the image dy is 0. */
-CN_INLINE void read_gradients(const int m, const int r, const winograd *g, const real *dy,
-                              ptrdiff_t first, ptrdiff_t count, ptrdiff_t width, real *z) {
+CN_INLINE void read_gradients_of(const int m, const int r, const winograd *g, const real *dy,
+                                 ptrdiff_t first, ptrdiff_t count, ptrdiff_t width, real *z) {
     const int size = m + r - 1;
     const ptrdiff_t point = point_size(GEMM_NR);
     ptrdiff_t pitch = cn_round_up(width, VL);
@@ -407,9 +422,20 @@ CN_INLINE void read_gradients(const int m, const int r, const winograd *g, const
     }
 }
 
-CN_INLINE void weights(const int m, const int r, const winograd *g, const real *x, const real *dy,
-                       real *du, ptrdiff_t chunk, real *scratch) {
-    const int count_points = (m + r - 1) * (m + r - 1);
+static void read_gradients(const winograd *g, const real *dy, ptrdiff_t first, ptrdiff_t count,
+                           ptrdiff_t width, real *z) {
+#define CALL(m, r) read_gradients_of(m, r, g, dy, first, count, width, z)
+    OF_FORM(g, CALL);
+#undef CALL
+}
+
+void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real *du,
+                          ptrdiff_t chunk, real *scratch) {
+    if (by_rows(g)) {
+        CN(winograd_rows_weights)(g, x, dy, du, chunk, scratch);
+        return;
+    }
+    ptrdiff_t count_points = points(g);
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
     ptrdiff_t parts = weight_parts(g), j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
     ptrdiff_t end = cn_part(tiles_of(g), parts, part + 1), pitch = cn_round_up(width, VL);
@@ -421,12 +447,12 @@ CN_INLINE void weights(const int m, const int r, const winograd *g, const real *
     int accumulate = 0;
     for (ptrdiff_t first = cn_part(tiles_of(g), parts, part); first < end; first += BLOCK) {
         ptrdiff_t count = cn_min(BLOCK, end - first);
-        read_tiles(m, r, g, x, first, count, v, zero);
-        read_gradients(m, r, g, dy + j, first, count, width, z);
+        read_tiles(g, x, first, count, v, zero);
+        read_gradients(g, dy + j, first, count, width, z);
         ptrdiff_t next = cn_min(first + 2 * BLOCK, end);
         stretch next_x = inputs(g, x, first + count, next);
         stretch next_dy = outputs(g, dy, first + count, next);
-        for (int i = 0; i < count_points; i++) {
+        for (ptrdiff_t i = 0; i < count_points; i++) {
             ask_for(next_x, count_points, i);
             ask_for(next_dy, count_points, i);
             gemm_rows rows = {v + i * in_point, 1, 0, 1, count, c_pitch, 1, 0};
@@ -435,13 +461,6 @@ CN_INLINE void weights(const int m, const int r, const winograd *g, const real *
         }
         accumulate = 1;
     }
-}
-
-void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real *du,
-                          ptrdiff_t chunk, real *scratch) {
-#define CALL(m, r) weights(m, r, g, x, dy, du, chunk, scratch)
-    FOR_EACH_FORM(g, CALL, CN(winograd_rows_weights)(g, x, dy, du, chunk, scratch));
-#undef CALL
 }
 
 /* Rows of dw that one chunk makes. */
@@ -457,7 +476,7 @@ CN_INLINE vec sum_of_parts(const real *from, ptrdiff_t parts, ptrdiff_t size) {
     return sum;
 }
 
-CN_INLINE void weights_of(const int m, const int r, const winograd *g, const real *du, real *dw,
+CN_INLINE void combine_of(const int m, const int r, const winograd *g, const real *du, real *dw,
                           ptrdiff_t chunk) {
     const int size = m + r - 1;
     ptrdiff_t matrix = matrix_size(g), parts = weight_parts(g);
@@ -472,7 +491,11 @@ CN_INLINE void weights_of(const int m, const int r, const winograd *g, const rea
 }
 
 void CN(winograd_combine)(const winograd *g, const real *du, real *dw, ptrdiff_t chunk) {
-#define CALL(m, r) weights_of(m, r, g, du, dw, chunk)
-    FOR_EACH_FORM(g, CALL, CN(winograd_rows_combine)(g, du, dw, chunk));
+    if (by_rows(g)) {
+        CN(winograd_rows_combine)(g, du, dw, chunk);
+        return;
+    }
+#define CALL(m, r) combine_of(m, r, g, du, dw, chunk)
+    OF_FORM(g, CALL);
 #undef CALL
 }
