@@ -1,4 +1,4 @@
-"""Fusion: a list of ops in, a shorter list of ops out. Every fused op names the ops it replaces."""
+"""Fusion: a list of ops in, one with less to do out. Every fused op names the ops it replaces."""
 
 from __future__ import annotations
 
@@ -156,20 +156,26 @@ def relu_into_max_pool_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> li
 
 
 def moments_into_convolution(ops: Sequence[Op]) -> list[Op]:
-    """A convolution also makes the mean and variance of its result for the batch normalization
-    behind it, which then need not read it for them."""
-    behind = {op.inputs["x"].root: op for op in ops if op.kernel == "batchnorm_forward"}
+    """A convolution also makes the mean and variance of its result, for the batch normalization
+    behind it, which then does not read its argument for them."""
+    behind = {
+        (op.inputs["x"].root, op.inputs["x"].shape): op
+        for op in ops
+        if op.kernel == "batchnorm_forward"
+    }
     given, result = set(), []
     for op in ops:
-        reader = behind.get(op.outputs["y"].root) if op.kernel == "conv2d_forward" else None
-        if reader is not None and "relu" not in op.fused:
+        reader = None
+        if op.kernel == "conv2d_forward" and "relu" not in op.fused:
+            reader = behind.get((op.outputs["y"].root, op.outputs["y"].shape))
+        if reader is not None:
             moments = {name: reader.outputs[name] for name in ("mean", "var")}
             result.append(replace(op, outputs=op.outputs | moments, replaces=op.plain()))
             given.add(id(reader))
         elif id(op) in given:
             outputs = dict(op.outputs)
             inputs = op.inputs | {name: outputs.pop(name) for name in ("mean", "var")}
-            fused = op.fused | {"moments": 1}
+            fused = op.fused | {"moments_given": 1}
             result.append(
                 replace(op, inputs=inputs, outputs=outputs, fused=fused, replaces=op.plain())
             )

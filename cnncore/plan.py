@@ -347,7 +347,7 @@ def _unread(op: Op) -> set[str]:
     return {name for name, result in (("w", "dx"), ("x", "dw")) if result not in op.outputs}
 
 
-# What a kernel reads twice: it needs a sum over all of it first.
+# What a kernel reads twice: it needs a sum over all of it first, unless that is given.
 _TWICE = {"batchnorm_forward": {"x"}, "batchnorm_backward": {"dy", "x"}}
 
 
@@ -364,7 +364,7 @@ def op_bytes(op: Op, given: Mapping[str, Array] | None = None) -> int:
         item = ITEM_SIZE[tensor.dtype] if array is None else array.itemsize
         return examples * prod(tensor.shape[1:]) * item
 
-    twice = _TWICE.get(op.kernel, set())
+    twice = set() if op.fused.get("moments_given") else _TWICE.get(op.kernel, set())
     unread = _unread(op)
     read = sum(
         size(t) * (1 + (name in twice))

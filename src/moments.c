@@ -27,16 +27,15 @@ CN_INLINE void add_rows(const int nv, ptrdiff_t some, const real *x, const real 
     }
 }
 
-/* Columns that a tile has room for; of longer rows a stretch at a time. */
-enum { STRETCH = 1024 };
+/* Columns that a tile has room for, of longer rows a stretch at a time; and rows whose differences
+ * are from one of them: not so many that, if it is an outlier, it weighs on all. */
+enum { STRETCH = 1024, BLOCK = 1024 };
 
-/* Columns first .. first+c-1 of a part of `pitch` columns. */
-static void stretch_moments(double *part, const real *x, ptrdiff_t rows, ptrdiff_t pitch,
-                            ptrdiff_t first, ptrdiff_t c) {
+/* Sums over rows of x's c columns, of differences from the first row and of their squares. */
+static void block_sums(double *sum, double *square, const real *x, ptrdiff_t rows, ptrdiff_t pitch,
+                       ptrdiff_t c) {
     real sums[STRETCH], squares[STRETCH];
-    double *sum = part + first, *square = sum + pitch;
     ptrdiff_t at_once = rows_at_once(c);
-    x += first;
     for (ptrdiff_t j = 0; j < c; j++) sum[j] = square[j] = 0;
     for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
         memset(sums, 0, (size_t)cn_round_up(c, VL) * sizeof(real));
@@ -53,13 +52,34 @@ static void stretch_moments(double *part, const real *x, ptrdiff_t rows, ptrdiff
             v_add_double(square + j, v_load(squares + j), c - j);
         }
     }
-    for (ptrdiff_t j = 0; j < c; j++)
-        put_moments(part, pitch, first + j, (double)x[j], sum[j], square[j], (double)rows);
+}
+
+/* One column of `count` rows and then of `rows` more. */
+CN_INLINE void merge(double *mean, double *squares, double count, double more_mean,
+                     double more_squares, double rows) {
+    double share = rows / (count + rows), difference = more_mean - *mean;
+    *mean += difference * share;
+    *squares += more_squares + difference * difference * (count * share);
 }
 
 void CN(row_moments)(double *part, const real *x, ptrdiff_t rows, ptrdiff_t c) {
-    for (ptrdiff_t j = 0; j < c; j += STRETCH)
-        stretch_moments(part, x, rows, c, j, cn_min(STRETCH, c - j));
+    double sum[STRETCH], square[STRETCH];
+    for (ptrdiff_t first = 0; first < c; first += STRETCH)
+        for (ptrdiff_t from = 0; from < rows; from += BLOCK) {
+            ptrdiff_t columns = cn_min(STRETCH, c - first), some = cn_min(BLOCK, rows - from);
+            const real *block = x + from * c + first;
+            block_sums(sum, square, block, some, c, columns);
+            for (ptrdiff_t j = 0; j < columns; j++) {
+                double shifted = sum[j] / (double)some, mean = (double)block[j] + shifted;
+                double squares = square[j] - shifted * sum[j];
+                if (from == 0)
+                    part[first + j] = mean, part[c + first + j] = squares;
+                else
+                    merge(part + first + j, part + c + first + j, (double)from, mean, squares,
+                          (double)some);
+            }
+        }
+    part[2 * c] = (double)rows;
 }
 
 void CN(merge_moments)(real *mean, real *var, const double *parts, ptrdiff_t count, ptrdiff_t c,
@@ -70,13 +90,9 @@ void CN(merge_moments)(real *mean, real *var, const double *parts, ptrdiff_t cou
     memcpy(squares, parts + c + first, (size_t)columns * sizeof(double));
     for (ptrdiff_t i = 1; i < count; i++) {
         const double *part = parts + i * moments_size(c);
-        double both = rows + part[2 * c], share = part[2 * c] / both, weight = rows * share;
-        for (ptrdiff_t j = 0; j < columns; j++) {
-            double difference = part[first + j] - means[j];
-            means[j] += difference * share;
-            squares[j] += part[c + first + j] + difference * difference * weight;
-        }
-        rows = both;
+        for (ptrdiff_t j = 0; j < columns; j++)
+            merge(means + j, squares + j, rows, part[first + j], part[c + first + j], part[2 * c]);
+        rows += part[2 * c];
     }
     for (ptrdiff_t j = 0; j < columns; j++) {
         mean[first + j] = (real)means[j];

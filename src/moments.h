@@ -11,12 +11,13 @@
 /* Doubles of a part, for c columns. */
 CN_INLINE ptrdiff_t moments_size(ptrdiff_t c) { return 2 * c + 1; }
 
-/* Columns j of a part, from sums of differences from `shift` and of their squares. */
+/* Column j of a part, from sums over its rows of differences from `shift` and of their squares. The
+ * number of rows comes with the first column: others may be made by other threads. */
 CN_INLINE void put_moments(double *part, ptrdiff_t c, ptrdiff_t j, double shift, double sum,
                            double squares, double rows) {
     part[j] = shift + sum / rows;
     part[c + j] = squares - sum / rows * sum;
-    part[2 * c] = rows;
+    if (j == 0) part[2 * c] = rows;
 }
 
 /* The part of x (rows, c). */

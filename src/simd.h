@@ -129,15 +129,17 @@ CN_INLINE void v_put(real *p, vec a, ptrdiff_t n, int past) {
         v_store_n(p, a, n);
 }
 
-/* A stretch of memory, and asking for part i of `parts` of it, so that it comes near while
- * something else is computed. */
+/* Reals that lie together, and asking for part i of `parts` of them, so that they come near while
+ * something else is computed; unless they are so many that they would drive that out. */
 typedef struct {
-    const real *from, *to;
-} stretch;
-CN_INLINE void ask_for(stretch s, ptrdiff_t parts, ptrdiff_t i) {
-    const real *end = s.from + cn_part(s.to - s.from, parts, i + 1);
-    for (const real *p = s.from + cn_part(s.to - s.from, parts, i); p < end; p += 64 / sizeof(real))
-        __builtin_prefetch(p, 0, 2);
+    const real *from;
+    ptrdiff_t size;
+} span;
+CN_INLINE void ask_for(span s, ptrdiff_t parts, ptrdiff_t i) {
+    if (s.size > (512 << 10) / (ptrdiff_t)sizeof(real)) return;
+    for (ptrdiff_t at = cn_part(s.size, parts, i); at < cn_part(s.size, parts, i + 1);
+         at += 64 / (ptrdiff_t)sizeof(real))
+        __builtin_prefetch(s.from + at, 0, 2);
 }
 
 /* mask ? a : b, lane by lane; a mask is all ones or all zeros, as comparisons give it. */

@@ -26,8 +26,9 @@ CN_INLINE reduced v_reduce(vec x) {
     return (reduced){x - k * ln2_high - k * ln2_low, k, (ivec)shifted - (ivec)v_set(shift)};
 }
 
-/* 2^k y, infinity beyond the largest number and 0 below the smallest normal one. k reaches 1024
- * (128), whose own power of two is not representable: two factors. */
+/* 2^k y, infinity beyond the largest number and 0 below the smallest normal one, as denormals are
+ * flushed while kernels run (cn_float_enter in team.h). k reaches 1024 (128), whose own power of
+ * two is not representable: two factors. */
 CN_INLINE vec v_scale(vec y, reduced a) {
 #if CN_VECTOR_BYTES == 64 && CN_DOUBLE
     return (vec)_mm512_scalef_pd((__m512d)y, (__m512d)a.whole);

@@ -10,26 +10,26 @@ enum { SIDE = 8 };
  * `value` (i, j) of the result put by the statement `put`. All constants, so that loops unroll. */
 #define TRANSFORM(kind, size, count, fetch, put)                                                   \
     do {                                                                                           \
-        const int before = kind == FILTER || kind == GRADIENT ? (count) : (size);                  \
-        const int after = kind == OUTPUT || kind == FILTER_SUMS ? (count) : (size);                \
-        vec half[SIDE][SIDE], line[SIDE], result[SIDE];                                            \
-        _Pragma("GCC unroll 8") for (int j = 0; j < before; j++) {                                 \
-            _Pragma("GCC unroll 8") for (int i = 0; i < before; i++) line[i] = fetch;              \
-            one_way(kind, size, count, line, half[j]);                                             \
+        const int before_ = kind == FILTER || kind == GRADIENT ? (count) : (size);                 \
+        const int after_ = kind == OUTPUT || kind == FILTER_SUMS ? (count) : (size);               \
+        vec half_[SIDE][SIDE], in_[SIDE], out_[SIDE];                                              \
+        _Pragma("GCC unroll 8") for (int j = 0; j < before_; j++) {                                \
+            _Pragma("GCC unroll 8") for (int i = 0; i < before_; i++) in_[i] = fetch;              \
+            one_way(kind, size, count, in_, half_[j]);                                             \
         }                                                                                          \
-        _Pragma("GCC unroll 8") for (int i = 0; i < after; i++) {                                  \
-            _Pragma("GCC unroll 8") for (int j = 0; j < before; j++) line[j] = half[j][i];         \
-            one_way(kind, size, count, line, result);                                              \
-            _Pragma("GCC unroll 8") for (int j = 0; j < after; j++) {                              \
-                vec value = result[j];                                                             \
+        _Pragma("GCC unroll 8") for (int i = 0; i < after_; i++) {                                 \
+            _Pragma("GCC unroll 8") for (int j = 0; j < before_; j++) in_[j] = half_[j][i];        \
+            one_way(kind, size, count, in_, out_);                                                 \
+            _Pragma("GCC unroll 8") for (int j = 0; j < after_; j++) {                             \
+                vec value = out_[j];                                                               \
                 put;                                                                               \
             }                                                                                      \
         }                                                                                          \
     } while (0)
 
-/* For `put`: stores the value at its point, from `to` on. Row after row, by a pointer that is not
- * known ahead: of dozens of addresses the compiler would make each beforehand, in memory, for want
- * of registers. */
+/* For `put`: stores the value at its point, from `to` on, with `point` from one to the next. Row
+ * after row, by a pointer that is not known ahead: of dozens of addresses the compiler would make
+ * each beforehand, in memory, for want of registers. */
 #define AT_POINT(store)                                                                            \
     if (i && !j) {                                                                                 \
         to += size * point;                                                                        \
@@ -158,16 +158,17 @@ static place place_after(const winograd *g, place at) {
 
 /* The rows of images, each h rows of `line` reals, from those that tile `first` begins with to
  * those that tile `end` does, `above` rows higher. */
-CN_INLINE stretch rows_between(const winograd *g, const real *images, ptrdiff_t h, ptrdiff_t line,
-                               ptrdiff_t above, ptrdiff_t first, ptrdiff_t end) {
+CN_INLINE span rows_between(const winograd *g, const real *images, ptrdiff_t h, ptrdiff_t line,
+                            ptrdiff_t above, ptrdiff_t first, ptrdiff_t end) {
     place a = place_of(g, first), b = place_of(g, end);
-    return (stretch){images + (a.image * h + cn_max(0, a.row - above)) * line,
-                     images + (b.image * h + cn_max(0, b.row - above)) * line};
+    ptrdiff_t from = a.image * h + cn_max(0, a.row - above);
+    ptrdiff_t to = b.image * h + cn_max(0, b.row - above);
+    return (span){images + from * line, (to - from) * line};
 }
-CN_INLINE stretch inputs(const winograd *g, const real *x, ptrdiff_t first, ptrdiff_t end) {
+CN_INLINE span inputs(const winograd *g, const real *x, ptrdiff_t first, ptrdiff_t end) {
     return rows_between(g, x, g->h, g->w * g->c, g->top, first, end);
 }
-CN_INLINE stretch outputs(const winograd *g, const real *y, ptrdiff_t first, ptrdiff_t end) {
+CN_INLINE span outputs(const winograd *g, const real *y, ptrdiff_t first, ptrdiff_t end) {
     return rows_between(g, y, g->p, g->q * g->k, 0, first, end);
 }
 
@@ -192,9 +193,10 @@ CN_INLINE void tile_pixels(const int size, const winograd *g, const real *x, pla
     const addresses lanes = {0, 1, 2, 3, 4, 5, 6, 7};
     ptrdiff_t row = at.row - g->top, column = at.column - g->left, line = g->w * g->c;
     addresses outside = (lanes < -column) | (lanes >= g->w - column);
-    addresses corner = (intptr_t)(x + at.image * g->h * line + row * line + column * g->c) +
-                       lanes * (g->c * (intptr_t)sizeof(real));
-    for (int i = 0; i < size; i++, row++, corner += line * (intptr_t)sizeof(real)) {
+    const intptr_t bytes = sizeof(real);
+    addresses corner = (intptr_t)x + ((at.image * g->h + row) * line + column * g->c) * bytes +
+                       lanes * (g->c * bytes);
+    for (int i = 0; i < size; i++, row++, corner += line * bytes) {
         addresses none = outside | -(intptr_t)(row < 0 || row >= g->h);
         *(addresses *)(pixel + i * SIDE) = (corner & ~none) | ((intptr_t)zero & none);
     }
@@ -209,7 +211,7 @@ CN_INLINE void read_tiles_of(const int m, const int r, const winograd *g, const 
     place at = place_of(g, first);
     tile_pixels(size, g, x, at, zero, pixels[0]);
     for (ptrdiff_t t = 0; t < count; t++, v += pitch) {
-        const real **pixel = pixels[t % 2], **next = pixels[(t + 1) % 2];
+        const real **pixel = pixels[t % 2], **next = pixels[(t + (t + 1 < count)) % 2];
         if (t + 1 < count) tile_pixels(size, g, x, at = place_after(g, at), zero, next);
         for (ptrdiff_t l = 0; l < c; l += VL) {
             const real **ahead = l + VL < c ? pixel : next;
@@ -260,7 +262,9 @@ CN_INLINE void write_tiles_of(const int m, const int r, const winograd *g, const
     const ptrdiff_t point = point_size(GEMM_NR);
     ptrdiff_t pitch = cn_round_up(width, VL);
     place at = place_of(g, first);
-    column_sums sums = {.rows = 0};
+    column_sums sums;
+    if (epilogue.moments) memset(&sums, 0, sizeof sums);
+    ptrdiff_t pixels = 0;
     for (ptrdiff_t t = 0; t < count; t++, at = place_after(g, at), p += pitch) {
         ptrdiff_t rows = cn_min(m, g->p - at.row), columns = cn_min(m, g->q - at.column);
         ptrdiff_t line = g->q * g->k, pixel = g->k;
@@ -300,12 +304,12 @@ CN_INLINE void write_tiles_of(const int m, const int r, const winograd *g, const
                 EACH_OUTPUT(v_store(to + i * line + j * pixel, out[i][j]));
 #undef EACH_OUTPUT
         }
-        sums.rows += (double)(rows * columns);
+        pixels += rows * columns;
     }
-    if (epilogue.moments)
-        for (ptrdiff_t j = 0; j < width; j++)
-            put_moments(epilogue.moments, g->k, column0 + j, (double)sums.shift[j], sums.sum[j],
-                        sums.square[j], sums.rows);
+    if (!epilogue.moments) return;
+    for (ptrdiff_t j = 0; j < width; j++)
+        put_moments(epilogue.moments, g->k, column0 + j, (double)sums.shift[j], sums.sum[j],
+                    sums.square[j], (double)pixels);
 }
 
 static void write_tiles(const winograd *g, const real *p, ptrdiff_t first, ptrdiff_t count,
@@ -356,13 +360,13 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     int past = g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
     ptrdiff_t begin = cn_part(panels, groups, group), end = cn_part(panels, groups, group + 1);
     /* What is read next and where this is written come from far away while it multiplies. */
-    stretch next = inputs(g, x, first + count, cn_min(first + 2 * count, tiles));
-    stretch here = outputs(g, y, first, first + count);
+    span next = inputs(g, x, first + count, cn_min(first + 2 * count, tiles));
+    span here = outputs(g, y, first, first + count);
     for (ptrdiff_t panel = begin; panel < end; panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
         for (ptrdiff_t i = 0; i < count_points; i++) {
             if (panel == begin) ask_for(next, count_points, i);
-            if (panel == begin && !past) ask_for(here, count_points, i);
+            if (panel == begin && groups == 1 && !past) ask_for(here, count_points, i);
             gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
             CN(gemm)(&rows, count, gemm_packed(u + i * matrix + g->c * j, width),
                      cn_round_up(width, VL), p + i * out_point, cn_round_up(width, VL),
@@ -450,11 +454,11 @@ void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real
         read_tiles(g, x, first, count, v, zero);
         read_gradients(g, dy + j, first, count, width, z);
         ptrdiff_t next = cn_min(first + 2 * BLOCK, end);
-        stretch next_x = inputs(g, x, first + count, next);
-        stretch next_dy = outputs(g, dy, first + count, next);
+        span next_x = inputs(g, x, first + count, next);
+        span next_dy = outputs(g, dy, first + count, next);
         for (ptrdiff_t i = 0; i < count_points; i++) {
             ask_for(next_x, count_points, i);
-            ask_for(next_dy, count_points, i);
+            if (g->k <= 2 * GEMM_NR) ask_for(next_dy, count_points, i); /* not all for a part */
             gemm_rows rows = {v + i * in_point, 1, 0, 1, count, c_pitch, 1, 0};
             CN(gemm)(&rows, g->c, gemm_packed(z + i * out_point, pitch), pitch, du + i * matrix,
                      pitch, (gemm_epilogue){NULL, 0, accumulate});

@@ -34,7 +34,7 @@ typedef struct {
     double *moments; /* NULL, or gets those of y's channels: winograd_parts() parts */
 } winograd_epilogue;
 
-/* y, some tiles a chunk. Scratch in reals. */
+/* y, some tiles a chunk. Scratch in reals; parts of y that moments are made of. */
 ptrdiff_t CN(winograd_scratch)(const winograd *g);
 ptrdiff_t CN(winograd_chunks)(const winograd *g);
 ptrdiff_t CN(winograd_parts)(const winograd *g);

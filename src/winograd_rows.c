@@ -150,7 +150,7 @@ void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u,
     real *v = scratch + o.v, *p = scratch + o.p;
     read_block(g, &o, x, at, scratch, v);
     real *rows_of_y = y + (at.image * g->p + at.row) * g->q * g->k;
-    stretch here = {rows_of_y, rows_of_y + at.rows * g->q * g->k};
+    span here = {rows_of_y, at.rows * g->q * g->k};
     for (ptrdiff_t panel = 0; panel < gemm_panels(g->k); panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
         ptrdiff_t pitch = cn_round_up(width, VL);
@@ -225,7 +225,7 @@ void CN(winograd_rows_weights)(const winograd *g, const real *x, const real *dy,
         place then = place_of(g, &o, cn_min(block + 1, end - 1));
         const real *next_dy = dy + (then.image * g->p + then.row) * g->q * g->k;
         for (int i = 0; i < SIZE; i++) {
-            ask_for((stretch){next_dy, next_dy + then.rows * g->q * g->k}, SIZE, i);
+            ask_for((span){next_dy, then.rows * g->q * g->k}, SIZE, i);
             gemm_rows rows = {v + i * o.v_point, 1, o.line, o.tiles, at.rows, g->c, 1, 0};
             CN(gemm)(&rows, depth, gemm_packed(z + i * o.p_point, pitch), pitch, du + i * matrix,
                      pitch, (gemm_epilogue){NULL, 0, accumulate});

@@ -145,6 +145,41 @@ def test_a_plan_serves_every_batch_up_to_its_capacity(data, n):
     assert bits[0] == bits[1]
 
 
+SHARED = [
+    cnn.Conv2d(4, 3), cnn.Residual([cnn.BatchNorm()], shortcut=[cnn.BatchNorm()]), cnn.Flatten(),
+    cnn.Affine(4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [1, 17, 40])
+@pytest.mark.parametrize(
+    "net",
+    [
+        [cnn.Conv2d(4, 3), cnn.BatchNorm(), cnn.ReLU(), cnn.Flatten(), cnn.Affine(4)],
+        [cnn.Conv2d(17, 3, padding=1), cnn.BatchNorm(), cnn.Flatten(), cnn.Affine(4)],
+        [cnn.Conv2d(4, 3), cnn.Flatten(), cnn.BatchNorm(), cnn.Affine(4)],
+        SHARED,
+    ],
+)
+def test_moments_made_by_a_convolution_are_those_of_batch_normalization(data, net, n):
+    """Whatever stands between the two, and for a batch below the plan's capacity."""
+    x, y = data
+    if n == 1 and isinstance(net[1], cnn.Flatten):
+        n = 2
+    model = model_of(net=net)
+    plan = model.architecture.plan(Purpose("gradients", 40, model.isa, model.loss, model.l2))
+    given = [op for op in plan.ops if "moments_given" in op.fused]
+    assert len(given) == (not isinstance(net[1], cnn.Flatten))
+    found = []
+    for version in (plan, replace(plan, ops=plan.plain_ops)):
+        gradients = cnn.model.Vector(model.architecture.parameters, model.dtype)
+        runner = Runner(Program(version), model.vectors | {GRADIENTS: gradients})
+        runner.bind({"data": x, "labels": y})
+        runner.run(Batches(np.array([n]), np.arange(n), np.zeros(1), 1, 0))
+        found.append(gradients)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-9, atol=1e-13)
+
+
 def test_several_steps_in_one_run_equal_single_runs(data):
     x, y = data
     digests = []

@@ -85,11 +85,14 @@ def test_gather_of_bytes_moves_bytes(batch):
     assert rows["gather.forward"].bytes == N * (5 * 12 * 12 * 3 + 2 * 8)
 
 
-def test_batchnorm_reads_twice_and_an_update_reads_and_writes():
+def test_batchnorm_reads_twice_what_no_convolution_made():
     model = cnn.Model(NET, (12, 12, 3))
-    ops = {f"{op.op}.{op.function}": op for op in model.plan("gradients", N).ops}
+    plan = model.plan("gradients", N)
+    ops = {f"{op.op}.{op.function}": op for op in plan.ops}
+    plain = next(op for op in plan.plain_ops if op.kernel == "batchnorm_forward")
     image, channels = N * 12 * 12 * 8, 8
-    assert op_bytes(ops["batchnorm.forward"]) == 4 * (3 * image + 4 * channels)
+    assert op_bytes(plain) == 4 * (3 * image + 4 * channels)
+    assert op_bytes(ops["batchnorm.forward"]) == 4 * (2 * image + 4 * channels)
     assert op_bytes(ops["batchnorm.backward"]) == 4 * (5 * image + 6 * channels)
     assert op_cost(ops["conv2d.forward"])[0] == 2 * N * 12 * 12 * 8 * 27
 

@@ -29,7 +29,7 @@ SHAPES = [
     (40, 4, 4, 8, 24, 1),
     (9, 16, 16, 64, 64, 1),
     (2, 3, 3, 1, 1, 1),
-    (3, 4, 4, 330, 340, 1),  # filters that are gone through panel by panel
+    (3, 4, 4, 330, 360, 1),  # filters that are gone through panel by panel
     (1, 41, 160, 3, 33, 2),  # images in several blocks
 ]
 

@@ -47,7 +47,7 @@ static const char *forward_check(const void *args) {
 
 /* Doubles of the blocks' moments. */
 static ptrdiff_t moments_room(const batchnorm_forward *a) {
-    return a->moments ? 0 : blocks(a->x, a->x.shape[0]) * moments_size(cn_channels(a->x));
+    return a->moments_given ? 0 : blocks(a->x, a->x.shape[0]) * moments_size(cn_channels(a->x));
 }
 
 /* Behind them stand gamma / sqrt(var + eps), made in stage 1. */
@@ -67,7 +67,7 @@ static ptrdiff_t forward_blocks(const void *args, ptrdiff_t n) {
 
 static ptrdiff_t moments_blocks(const void *args, ptrdiff_t n) {
     const batchnorm_forward *a = args;
-    return a->moments ? 0 : blocks(a->x, n);
+    return a->moments_given ? 0 : blocks(a->x, n);
 }
 
 static void block_moments(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -93,7 +93,7 @@ static void forward_scales(const void *args, const cn_step *step, ptrdiff_t chun
     const batchnorm_forward *a = args;
     ptrdiff_t c = cn_channels(a->x), first = chunk * MOMENTS_COLUMNS;
     if (cn_rows(a->x, step->n) == 1) cn_fail(step, CN_ONE_VALUE);
-    if (!a->moments)
+    if (!a->moments_given)
         CN(merge_moments)(a->mean.data, a->var.data, a->head.workspace, blocks(a->x, step->n), c,
                           chunk);
     for (ptrdiff_t j = first; j < cn_min(c, first + MOMENTS_COLUMNS); j++)

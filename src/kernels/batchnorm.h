@@ -14,12 +14,12 @@
 
 #include "kernel.h"
 
-/* With moments, mean and var are given: the convolution that made x made them too. */
+/* With moments_given, mean and var are arguments: the convolution that made x made them too. */
 #define BATCHNORM_FORWARD(TENSOR, TYPED, SIZE, NUMBER, FUSED)                                      \
     TENSOR(x)                                                                                      \
     TENSOR(gamma)                                                                                  \
     TENSOR(beta)                                                                                   \
-    TENSOR(y) TENSOR(mean) TENSOR(var) NUMBER(eps) FUSED(relu) FUSED(moments)
+    TENSOR(y) TENSOR(mean) TENSOR(var) NUMBER(eps) FUSED(relu) FUSED(moments_given)
 CN_STRUCT(batchnorm_forward, BATCHNORM_FORWARD)
 
 /* With relu, dy is the gradient behind a ReLU, which lets it pass where y > 0; y is made again from

@@ -28,7 +28,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
         vec v = v_load_n(x + i, end - i);
         vec below = alpha * v_expm1(v_at_least(v_at_most(v, 0), -40));
-        v_put(y + i, v_select(v >= 0, v, below), end - i, past);
+        v_put(y + i, v_select(v > 0, v, below), end - i, past);
     }
 }
 
