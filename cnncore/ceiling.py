@@ -18,7 +18,7 @@ from .reference.case import Array
 
 ROUNDS = 7  # at least
 # Bytes moved, from what the nearest caches hold to what only memory does.
-SIZES = tuple(1 << e for e in (16, 18, 20, 22, 24, 26, 28))
+SIZES = tuple(1 << e for e in (16, 18, 20, 22, 24, 25, 26, 28))
 # A probe of arithmetic: elements enough for many chunks of any vector length, a millisecond or two.
 _ELEMENTS, _TIMES = 12 * 16 * 32, 20_000
 ARITHMETIC_FLOPS = 2 * _ELEMENTS * _TIMES

@@ -311,7 +311,7 @@ def test_fifty_interruptions_of_a_training_leave_the_same_bytes(digits, restore)
     assert len(interrupted) >= 50
     # Over the whole training, between steps that are not all alike.
     thirds = np.array(interrupted) * 3 // whole.num_iterations
-    assert set(thirds) == {0, 1, 2}
+    assert {0, 1, 2} <= set(thirds)  # the very last step may be met, too
     assert len(set(interrupted)) > 30
     solver.train()
     assert solver.model.digest() == whole.model.digest()
