@@ -27,13 +27,25 @@ def calls(function: Callable[[], Any], finish: Callable[[Any], Any] | None = Non
     return run
 
 
+def rest(most: float = 0.5) -> None:
+    """Waits until this process uses no processor: some libraries' threads look out for work for a
+    tenth of a second after their turn, on the cores of the next."""
+    end = time.perf_counter() + most
+    while time.perf_counter() < end:
+        before = time.process_time()
+        time.sleep(0.005)
+        if time.process_time() - before < 0.001:
+            return
+
+
 def alternate(
     runs: Mapping[str, Run], rounds: int, seconds: float = 0.03, warm_up: int = 2
 ) -> dict[str, list[float]]:
     """Seconds of each, one value a round, after a warm-up; a turn lasts about `seconds`, or one
-    repeat if that is longer."""
+    repeat if that is longer, and begins when the threads of the one before have come to rest."""
     repeats = {}
     for name, run in runs.items():
+        rest()
         for _ in range(warm_up):
             run(1)
         once = min(run(1) for _ in range(2))
@@ -43,6 +55,7 @@ def alternate(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            rest()
             if repeats[name] > 1:
                 run(1)  # wakes its threads and brings its data back
             times[name].append(run(repeats[name]))
