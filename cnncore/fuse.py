@@ -159,28 +159,24 @@ def moments_into_convolution(ops: Sequence[Op]) -> list[Op]:
     """A convolution also makes the mean and variance of its result, for the batch normalization
     behind it, which then does not read its argument for them."""
     behind = {
-        (op.inputs["x"].root, op.inputs["x"].shape): op
-        for op in ops
+        (op.inputs["x"].root, op.inputs["x"].shape): i
+        for i, op in enumerate(ops)
         if op.kernel == "batchnorm_forward"
     }
-    given, result = set(), []
-    for op in ops:
-        reader = None
-        if op.kernel == "conv2d_forward" and "relu" not in op.fused:
-            reader = behind.get((op.outputs["y"].root, op.outputs["y"].shape))
-        if reader is not None:
-            moments = {name: reader.outputs[name] for name in ("mean", "var")}
-            result.append(replace(op, outputs=op.outputs | moments, replaces=op.plain()))
-            given.add(id(reader))
-        elif id(op) in given:
-            outputs = dict(op.outputs)
-            inputs = op.inputs | {name: outputs.pop(name) for name in ("mean", "var")}
-            fused = op.fused | {"moments_given": 1}
-            result.append(
-                replace(op, inputs=inputs, outputs=outputs, fused=fused, replaces=op.plain())
-            )
-        else:
-            result.append(op)
+    result = list(ops)
+    for i, op in enumerate(ops):
+        if op.kernel != "conv2d_forward" or "relu" in op.fused:
+            continue
+        j = behind.get((op.outputs["y"].root, op.outputs["y"].shape))
+        if j is None:
+            continue
+        reader = ops[j]
+        moments = {name: reader.outputs[name] for name in ("mean", "var")}
+        result[i] = replace(op, outputs=op.outputs | moments, replaces=op.plain())
+        result[j] = replace(
+            reader, inputs=reader.inputs | moments, outputs={"y": reader.outputs["y"]},
+            fused=reader.fused | {"moments_given": 1}, replaces=reader.plain(),
+        )  # fmt: skip
     return result
 
 

@@ -211,8 +211,9 @@ CN_INLINE void read_tiles_of(const int m, const int r, const winograd *g, const 
     place at = place_of(g, first);
     tile_pixels(size, g, x, at, zero, pixels[0]);
     for (ptrdiff_t t = 0; t < count; t++, v += pitch) {
-        const real **pixel = pixels[t % 2], **next = pixels[(t + (t + 1 < count)) % 2];
-        if (t + 1 < count) tile_pixels(size, g, x, at = place_after(g, at), zero, next);
+        int more = t + 1 < count;
+        const real **pixel = pixels[t % 2], **next = pixels[(t + more) % 2];
+        if (more) tile_pixels(size, g, x, at = place_after(g, at), zero, next);
         for (ptrdiff_t l = 0; l < c; l += VL) {
             const real **ahead = l + VL < c ? pixel : next;
             ptrdiff_t far = l + VL < c ? l + VL : 0;
@@ -365,8 +366,10 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     for (ptrdiff_t panel = begin; panel < end; panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
         for (ptrdiff_t i = 0; i < count_points; i++) {
-            if (panel == begin) ask_for(next, count_points, i);
-            if (panel == begin && groups == 1 && !past) ask_for(here, count_points, i);
+            if (panel == begin) {
+                ask_for(next, count_points, i);
+                if (groups == 1 && !past) ask_for(here, count_points, i);
+            }
             gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
             CN(gemm)(&rows, count, gemm_packed(u + i * matrix + g->c * j, width),
                      cn_round_up(width, VL), p + i * out_point, cn_round_up(width, VL),

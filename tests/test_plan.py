@@ -79,6 +79,17 @@ POOLED = cnn.Sequential(
 )  # fmt: skip
 
 
+def fused_and_plain(model, plan, x, y, n):
+    """(loss, gradients) of the first n examples, by the plan and by the plain ops it replaces."""
+    found = []
+    for version in (plan, replace(plan, ops=plan.plain_ops)):
+        gradients = cnn.model.Vector(model.architecture.parameters, model.dtype)
+        runner = Runner(Program(version), model.vectors | {GRADIENTS: gradients})
+        runner.bind({"data": x, "labels": y})
+        found.append((runner.run(Batches.one(n, 1, 0)), gradients))
+    return found
+
+
 @pytest.mark.parametrize(
     ("net", "forward", "backward"),
     [
@@ -98,16 +109,9 @@ def test_fusion_names_what_it_replaces_and_equals_its_parts(data, net, forward, 
     for op in fused:
         parts = {op.kernel, f"relu_{op.function}"} if "relu" in op.fused else {op.kernel}
         assert {part.kernel for part in op.replaces} == parts
-    plain = replace(plan, ops=plan.plain_ops)
-    found = []
-    for version in (plan, plain):
-        gradients = cnn.model.Vector(model.architecture.parameters, model.dtype)
-        runner = Runner(Program(version), model.vectors | {GRADIENTS: gradients})
-        runner.bind({"data": x, "labels": y})
-        loss = runner.run(Batches(np.array([40]), np.arange(40), np.zeros(1), 1, 0))
-        found.append((loss, gradients))
-    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-14)
-    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-10, atol=1e-14)
+    fused, parts = fused_and_plain(model, plan, x, y, 40)
+    np.testing.assert_allclose(fused[0], parts[0], rtol=1e-14)
+    np.testing.assert_allclose(fused[1], parts[1], rtol=1e-10, atol=1e-14)
 
 
 def test_plan_equals_the_twins_step_by_step(data):
@@ -170,14 +174,8 @@ def test_moments_made_by_a_convolution_are_those_of_batch_normalization(data, ne
     plan = model.architecture.plan(Purpose("gradients", 40, model.isa, model.loss, model.l2))
     given = [op for op in plan.ops if "moments_given" in op.fused]
     assert len(given) == (not isinstance(net[1], cnn.Flatten))
-    found = []
-    for version in (plan, replace(plan, ops=plan.plain_ops)):
-        gradients = cnn.model.Vector(model.architecture.parameters, model.dtype)
-        runner = Runner(Program(version), model.vectors | {GRADIENTS: gradients})
-        runner.bind({"data": x, "labels": y})
-        runner.run(Batches(np.array([n]), np.arange(n), np.zeros(1), 1, 0))
-        found.append(gradients)
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-9, atol=1e-13)
+    fused, parts = fused_and_plain(model, plan, x, y, n)
+    np.testing.assert_allclose(fused[1], parts[1], rtol=1e-9, atol=1e-13)
 
 
 def test_several_steps_in_one_run_equal_single_runs(data):

@@ -310,8 +310,8 @@ def test_fifty_interruptions_of_a_training_leave_the_same_bytes(digits, restore)
         assert np.isfinite(solver.model.parameters).all()
     assert len(interrupted) >= 50
     # Over the whole training, between steps that are not all alike.
-    thirds = np.array(interrupted) * 3 // whole.num_iterations
-    assert {0, 1, 2} <= set(thirds)  # the very last step may be met, too
+    thirds = np.minimum(np.array(interrupted) * 3 // whole.num_iterations, 2)
+    assert set(thirds) == {0, 1, 2}
     assert len(set(interrupted)) > 30
     solver.train()
     assert solver.model.digest() == whole.model.digest()
