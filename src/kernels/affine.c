@@ -19,6 +19,17 @@ static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t panels) {
     return cn_clamp(cn_ceil_div(16, panels), least, most);
 }
 
+/* The chunk's block of rows and panel, or group of panels. Threads take chunks that follow each
+ * other: of the larger of the two operands each meets its own part. */
+typedef struct {
+    ptrdiff_t block, panel;
+} place;
+static place place_of(ptrdiff_t chunk, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t blocks,
+                      ptrdiff_t panels) {
+    return rows < columns ? (place){chunk % blocks, chunk / blocks}
+                          : (place){chunk / panels, chunk % panels};
+}
+
 /* A matrix by its steps from row to row and from column to column, one of which is 1. */
 typedef struct {
     const real *data;
@@ -103,11 +114,12 @@ static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const affine_forward *a = args;
-    ptrdiff_t d = a->w.shape[0], m = a->w.shape[1], blocks = row_blocks(step->n, gemm_panels(m));
-    ptrdiff_t panel = chunk / blocks, block = chunk % blocks;
-    product((matrix){a->x.data, d, 1}, (matrix){a->w.data, m, 1}, d, m, panel, 1, a->b.data,
-            (int)a->relu, a->y.data, cn_part(step->n, blocks, block),
-            cn_part(step->n, blocks, block + 1), scratch);
+    ptrdiff_t n = step->n, d = a->w.shape[0], m = a->w.shape[1];
+    ptrdiff_t panels = gemm_panels(m), blocks = row_blocks(n, panels);
+    place at = place_of(chunk, n, m, blocks, panels);
+    product((matrix){a->x.data, d, 1}, (matrix){a->w.data, m, 1}, d, m, at.panel, 1, a->b.data,
+            (int)a->relu, a->y.data, cn_part(n, blocks, at.block), cn_part(n, blocks, at.block + 1),
+            scratch);
 }
 
 /* Backward: stage 0 makes dx, dw and db, or parts of the sums over a long batch, which stage 1
@@ -175,24 +187,25 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
 
 static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
-    ptrdiff_t blocks = row_blocks(n, gemm_panels(o.d)), block = chunk % blocks;
-    product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, chunk / blocks, 1,
-            NULL, 0, a->dx.data, cn_part(n, blocks, block), cn_part(n, blocks, block + 1), scratch);
+    ptrdiff_t panels = gemm_panels(o.d), blocks = row_blocks(n, panels);
+    place at = place_of(chunk, n, o.d, blocks, panels);
+    product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, at.panel, 1, NULL,
+            0, a->dx.data, cn_part(n, blocks, at.block), cn_part(n, blocks, at.block + 1), scratch);
 }
 
 static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
     ptrdiff_t parts = active_parts(o, n), part = chunk % parts;
-    ptrdiff_t block = chunk / parts % o.weight_blocks;
-    ptrdiff_t panel = chunk / parts / o.weight_blocks * o.together;
+    place at = place_of(chunk / parts, o.d, o.m, o.weight_blocks, o.panel_groups);
+    ptrdiff_t panel = at.panel * o.together;
     ptrdiff_t panels = cn_min(o.together, gemm_panels(o.m) - panel);
     ptrdiff_t from = cn_part(n, parts, part), to = cn_part(n, parts, part + 1);
     real *out = parts > 1 ? (real *)((char *)a->head.workspace + o.dw_parts) + part * o.d * o.m
                           : a->dw.data;
     product((matrix){(const real *)a->x.data + from * o.d, 1, o.d},
             (matrix){(const real *)a->dy.data + from * o.m, o.m, 1}, to - from, o.m, panel, panels,
-            NULL, 0, out, cn_part(o.d, o.weight_blocks, block),
-            cn_part(o.d, o.weight_blocks, block + 1), scratch);
+            NULL, 0, out, cn_part(o.d, o.weight_blocks, at.block),
+            cn_part(o.d, o.weight_blocks, at.block + 1), scratch);
 }
 
 static void db_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t part) {
