@@ -9,8 +9,8 @@ enum { PANEL_AHEAD = 24 };
  * rows * nv registers. Row pointers are kept for every third row only: base, base + ld and
  * base + 2 ld are all addressing modes, and 24 row pointers would not fit the integer registers. */
 CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm_rows *restrict g,
-                    const real *x, const real *restrict panel, ptrdiff_t pitch, ptrdiff_t ahead,
-                    ptrdiff_t width, real *y, ptrdiff_t ldy,
+                    const real *x, const real *restrict panel, ptrdiff_t pitch, ptrdiff_t ask,
+                    ptrdiff_t apart, ptrdiff_t width, real *y, ptrdiff_t ldy,
                     const gemm_epilogue *restrict epilogue) {
     vec sum[24][4];
     const ptrdiff_t last = width - (nv - 1) * VL; /* columns of the last vector */
@@ -40,7 +40,7 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
 #pragma GCC unroll 4
                 for (int j = 0; j < nv; j++) {
                     w[j] = v_load(panel + j * VL);
-                    if (nv > 1) __builtin_prefetch(panel + ahead + j * VL);
+                    if (nv > 1) __builtin_prefetch(panel + ask + j * apart);
                 }
 #pragma GCC unroll 24
                 for (int i = 0; i < rows; i++) {
@@ -84,15 +84,23 @@ CN_INLINE ptrdiff_t tile_rows(const int nv, ptrdiff_t m) {
 CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdiff_t m,
                      gemm_panel panel, ptrdiff_t width, real *y, ptrdiff_t ldy,
                      const gemm_epilogue *epilogue) {
-    for (ptrdiff_t i = 0, rows; i < m; i += rows) {
+    const ptrdiff_t others = cn_ceil_div(m, ACCUMULATORS / nv) - 1; /* tiles but the first */
+    for (ptrdiff_t i = 0, t = 0, rows; i < m; i += rows, t++) {
         const real *x = g->x + i * g->ld;
+        /* The first tile asks for its own panel. Each other one asks for a column of vectors of the
+         * next, or where they are few, for all of it. */
+        ptrdiff_t ask = PANEL_AHEAD * panel.pitch, apart = VL;
+        if (i) {
+            ask = panel.next ? panel.next - panel.data : 0;
+            if (others >= nv) ask += (t - 1) * nv / others * VL, apart = 0;
+        }
         rows = tile_rows(nv, m - i);
         switch (rows) {
 #define HEIGHT(rows)                                                                               \
     case rows:                                                                                     \
         if (rows * nv <= ACCUMULATORS)                                                             \
-            tile(rows, nv, in_place, g, x, panel.data, panel.pitch,                                \
-                 i ? 0 : PANEL_AHEAD * panel.pitch, width, y + i * ldy, ldy, epilogue);            \
+            tile(rows, nv, in_place, g, x, panel.data, panel.pitch, ask, apart, width,             \
+                 y + i * ldy, ldy, epilogue);                                                      \
         break;
             HEIGHT(1)
             HEIGHT(2)
@@ -179,9 +187,9 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
 }
 
 gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
-                             ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m) {
+                             ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more) {
     int stays = gemm_rows_near(row) || m <= GEMM_NR;
-    if (column == 1 && width % VL == 0 && stays) return (gemm_panel){w, row};
+    if (column == 1 && (width % VL == 0 || (more && row >= VL)) && stays) return (gemm_panel){w, row, NULL};
     CN(gemm_pack)(packed, w, row, column, depth, width);
     return gemm_packed(packed, width);
 }

@@ -61,9 +61,10 @@ CN_INLINE ptrdiff_t gemm_packed_place(ptrdiff_t depth, ptrdiff_t columns, ptrdif
 typedef struct {
     const real *data;
     ptrdiff_t pitch;
+    const real *next; /* asked for meanwhile: one of the same form that is to follow; or NULL */
 } gemm_panel;
 CN_INLINE gemm_panel gemm_packed(const real *packed, ptrdiff_t width) {
-    return (gemm_panel){packed, cn_round_up(width, VL)};
+    return (gemm_panel){packed, cn_round_up(width, VL), NULL};
 }
 
 /* Packs columns of w, w[l*row + j*column], into the panel at `packed`; row or column is 1. */
@@ -74,10 +75,11 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
  * apart share few sets of the caches. */
 CN_INLINE int gemm_rows_near(ptrdiff_t row) { return row < 32 * GEMM_NR; }
 
-/* Columns of w as a panel for m rows: as they stand, where they are whole vectors side by side of
- * rows that lie near or meet few rows of x; packed otherwise. */
+/* Columns of w as a panel for m rows: as they stand, where they lie side by side in rows that lie
+ * near or meet few rows of x; packed otherwise. Columns that are no whole vectors stay only where
+ * `more` rows follow: what fills the last row's vector up is the beginning of the next row. */
 gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
-                             ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m);
+                             ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more);
 
 /* y (m, width) from m rows and one panel. */
 void CN(gemm)(const gemm_rows *rows, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,

@@ -23,22 +23,58 @@ static void end_step(shared *s) {
     s->stop = run->seconds > 0 && cn_now() > s->deadline;
 }
 
-/* One op, by one of the team's threads. All threads return the same: whether to go on. */
-static int run_op(shared *s, const cn_op *op, const cn_step *step, int skip_once, void *scratch,
-                  int thread, int threads) {
+/* One of the team's threads. A stage of a single chunk is the first thread's: it goes ahead as far
+ * as the next stages are such, too, and only then do all meet. */
+typedef struct {
+    shared *all;
+    void *scratch;
+    int thread, threads;
+    uint32_t meetings;
+    int ahead; /* whether there was such a stage since the last meeting */
+} member;
+
+static int go_on(const shared *s) {
+    return __atomic_load_n(&s->run->status, __ATOMIC_RELAXED) == CN_OK;
+}
+
+/* All threads return the same: whether to go on. */
+static int meet(member *m) {
+    m->ahead = 0;
+    m->meetings++;
+    return cn_meet(&m->all->barrier, m->threads) == CN_OK;
+}
+
+static void run_alone(member *m, const cn_op *op, const cn_stage *stage, const cn_step *step,
+                      ptrdiff_t chunks) {
+    shared *s = m->all;
+    for (ptrdiff_t chunk = 0; chunk < chunks && go_on(s); chunk++)
+        stage->run(op->args, step, chunk, m->scratch);
+    if (!go_on(s) && s->run->failed_op < 0) s->run->failed_op = op - s->run->ops;
+}
+
+/* All threads return the same: whether to go on. A failure of the first thread, where it is ahead,
+ * shows at the next meeting; until then it does nothing more. */
+static int run_op(member *m, const cn_op *op, const cn_step *step, int skip_once) {
+    shared *s = m->all;
     for (int i = skip_once; i < CN_MAX_STAGES && op->kernel->stages[i].run; i++) {
         const cn_stage *stage = &op->kernel->stages[i];
         ptrdiff_t chunks = stage->chunks(op->args, step->n);
-        if (threads == 1) {
-            for (ptrdiff_t chunk = 0; chunk < chunks; chunk++)
-                stage->run(op->args, step, chunk, scratch);
-            if (s->run->status != CN_OK) return 0;
-        } else if (chunks > 0) {
+        if (m->threads == 1) {
+            run_alone(m, op, stage, step, chunks);
+            if (!go_on(s)) return 0;
+        } else if (chunks == 1) {
+            m->ahead = 1;
+            if (m->thread == 0) run_alone(m, op, stage, step, chunks);
+        } else if (chunks > 1) {
+            if (m->ahead && !meet(m)) return 0;
             int passed = 0;
-            for (int64_t chunk;
-                 (chunk = cn_next_chunk(&s->barrier, thread, threads, chunks, &passed)) >= 0;)
-                stage->run(op->args, step, chunk, scratch);
-            if (cn_meet(&s->barrier, threads) != CN_OK) return 0;
+            for (int64_t chunk; (chunk = cn_next_chunk(&s->barrier, m->meetings, m->thread,
+                                                       m->threads, chunks, &passed)) >= 0;)
+                stage->run(op->args, step, chunk, m->scratch);
+            if (!meet(m)) {
+                if (m->thread == 0) s->run->failed_op = op - s->run->ops;
+                return 0;
+            }
         }
     }
     return 1;
@@ -46,32 +82,30 @@ static int run_op(shared *s, const cn_op *op, const cn_step *step, int skip_once
 
 static void walk(shared *s, int thread, int threads) {
     cn_run *run = s->run;
-    void *scratch = run->scratch + thread * run->scratch_pitch;
+    member m = {s, run->scratch + thread * run->scratch_pitch, thread, threads, 1, 0};
     uint64_t float_before = cn_float_enter();
     double before = s->met; /* the end of the op before */
     for (ptrdiff_t k = 0; k < run->step_count; k++) {
         const cn_step *step = &run->steps[k];
-        double *seconds = run->op_seconds && thread == 0
+        double *seconds = run->op_seconds
                               ? run->op_seconds + k * (run->last - run->first) - run->first
                               : NULL;
         for (ptrdiff_t i = run->first; i < run->last; i++) {
             int skip_once = run->reuse_once && k > 0 && run->ops[i].kernel->once;
-            if (!run_op(s, &run->ops[i], step, skip_once, scratch, thread, threads)) {
-                if (thread == 0) run->failed_op = i;
-                cn_float_leave(float_before);
-                return;
-            }
+            if (!run_op(&m, &run->ops[i], step, skip_once)) goto leave;
             if (seconds) {
+                if (m.ahead && !meet(&m)) goto leave;
                 if (threads == 1) s->met = cn_now();
-                seconds[i] = s->met - before;
+                if (thread == 0) seconds[i] = s->met - before;
                 before = s->met;
             }
         }
-        if (thread == 0) end_step(s);
-        if (threads > 1) cn_meet(&s->barrier, threads);
+        if (thread == 0 && go_on(s)) end_step(s);
+        if (threads > 1 && !meet(&m)) goto leave;
         before = s->met;
         if (s->stop) break;
     }
+leave:
     cn_float_leave(float_before);
 }
 

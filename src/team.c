@@ -166,7 +166,6 @@ int32_t cn_meet(cn_barrier *b, int threads) {
     uint32_t generation = __atomic_load_n(&b->generation, __ATOMIC_RELAXED);
     if (__atomic_add_fetch(&b->arrived, 1, __ATOMIC_ACQ_REL) == threads) {
         b->arrived = 0;
-        for (int i = 0; i < threads && i < CN_SHARES; i++) b->shares[i].taken = 0;
         int32_t seen = b->seen = __atomic_load_n(b->watched, __ATOMIC_RELAXED);
         if (b->when) *b->when = cn_now();
         __atomic_store_n(&b->generation, generation + 1, __ATOMIC_RELEASE);

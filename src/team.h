@@ -50,13 +50,15 @@ int cn_team_prove(int wanted);
  * One that is through with its own share takes from the next. */
 enum { CN_SHARES = 64 }; /* at most; then several threads have one together */
 typedef struct {
-    _Alignas(64) int64_t taken;
+    /* The stage's number, then how many chunks were taken: what an earlier stage left behind counts
+     * as nothing taken, so that nobody has to clear it. */
+    _Alignas(64) uint64_t taken;
 } cn_share;
 
 /* Where all threads of a run meet. Spins for a short while, then yields the processor: libgomp's
  * own barrier holds a step up for many time slices when another process is busy on a core. */
 typedef struct {
-    cn_share shares[CN_SHARES]; /* of the current stage */
+    cn_share shares[CN_SHARES];
     _Alignas(64) int32_t arrived;
     _Alignas(64) uint32_t generation;
     const int32_t *watched; /* the run's status */
@@ -71,21 +73,26 @@ static inline void cn_publish(void) {
 #endif
 }
 
-/* The next chunk for one of the threads, -1 if all are taken. It has `passed` so many empty shares
- * in this stage, none at first. */
-static inline int64_t cn_next_chunk(cn_barrier *b, int thread, int threads, int64_t chunks,
-                                    int *passed) {
+/* The next chunk of a stage for one of the threads, -1 if all are taken. It has `passed` so many
+ * empty shares in this stage, none at first. */
+static inline int64_t cn_next_chunk(cn_barrier *b, uint32_t stage, int thread, int threads,
+                                    int64_t chunks, int *passed) {
+    const uint64_t none = (uint64_t)stage << 32;
     for (int shares = threads < CN_SHARES ? threads : CN_SHARES; *passed < shares; ++*passed) {
         int share = (thread + *passed) % shares;
         int64_t first = chunks * share / shares, count = chunks * (share + 1) / shares - first;
-        int64_t *next = &b->shares[share].taken;
-        if (__atomic_load_n(next, __ATOMIC_RELAXED) >= count) continue;
-        int64_t taken = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-        if (taken < count) return first + taken;
+        uint64_t *place = &b->shares[share].taken, taken, left;
+        left = __atomic_load_n(place, __ATOMIC_RELAXED);
+        do {
+            taken = left >> 32 == stage ? left : none;
+            if ((int64_t)(taken - none) >= count) break;
+        } while (!__atomic_compare_exchange_n(place, &left, taken + 1, 0, __ATOMIC_RELAXED,
+                                              __ATOMIC_RELAXED));
+        if ((int64_t)(taken - none) < count) return first + (int64_t)(taken - none);
     }
     return -1;
 }
-/* All see what any wrote before; no share is taken from any more. Returns the watched status as it
+/* All see what any wrote before. Returns the watched status as it
  * was when all had arrived: the same for every thread, though one that leaves early may soon change
  * it. */
 int32_t cn_meet(cn_barrier *b, int threads);

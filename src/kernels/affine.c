@@ -15,7 +15,8 @@ enum { COPY_PITCH = ROWS + 64 / (int)sizeof(real), COPY = DEPTH / 2 * COPY_PITCH
 /* Blocks of `rows` rows, with as many columns as `panels` hold: some 16 chunks where there is
  * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold. */
 static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t panels) {
-    ptrdiff_t most = cn_ceil_div(rows, 64), least = cn_ceil_div(rows, ROWS);
+    ptrdiff_t most = cn_max(cn_ceil_div(rows, 64), panels < 4 && rows > 32 ? 2 : 1);
+    ptrdiff_t least = cn_ceil_div(rows, ROWS);
     return cn_clamp(cn_ceil_div(16, panels), least, most);
 }
 
@@ -26,7 +27,7 @@ typedef struct {
 } place;
 static place place_of(ptrdiff_t chunk, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t blocks,
                       ptrdiff_t panels) {
-    return rows < columns ? (place){chunk % blocks, chunk / blocks}
+    return rows < columns && panels >= 4 ? (place){chunk % blocks, chunk / blocks}
                           : (place){chunk / panels, chunk % panels};
 }
 
@@ -81,7 +82,8 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
             const real *right = w.data + l * w.row + j * w.column;
             gemm_panel p =
-                CN(gemm_panel_of)(packed, right, w.row, w.column, some, width, to - from);
+                CN(gemm_panel_of)(packed, right, w.row, w.column, some, width, to - from, !last);
+            if (p.data == right) p.next = last ? w.data + j + GEMM_NR : right + some * w.row;
             gemm_epilogue epilogue = {last && bias ? bias + j : NULL, last && relu, l > 0};
             CN(gemm)(&rows, to - from, p, width, y + from * columns + j, columns, epilogue);
         }

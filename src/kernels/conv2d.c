@@ -614,7 +614,7 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                 ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
                 real *out = direct ? a->dw.data : sums + o.filter_rows * j;
                 gemm_panel right = CN(gemm_panel_of)(packed, dy + j, g->k, 1, images * rows * g->q,
-                                                     width, taps * g->r);
+                                                     width, taps * g->r, 0);
                 for (ptrdiff_t r = 0; r < g->r; r++) {
                     gemm_rows pixels = {x.data + r * x.pitch,
                                         1,
