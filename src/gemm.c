@@ -5,24 +5,59 @@
  * The other tiles ask for what they have: a branch would cost more. */
 enum { PANEL_AHEAD = 24 };
 
-/* `rows`, `nv` and `in_place` are constants where this is inlined, so that the accumulators are
- * rows * nv registers. Row pointers are kept for every third row only: base, base + ld and
- * base + 2 ld are all addressing modes, and 24 row pointers would not fit the integer registers. */
-CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm_rows *restrict g,
-                    const real *x, const real *restrict panel, ptrdiff_t pitch, ptrdiff_t ask,
-                    ptrdiff_t apart, ptrdiff_t width, real *y, ptrdiff_t ldy,
-                    const gemm_epilogue *restrict epilogue) {
+/* Where the last vector of a row holds little, half a vector is multiplied in half the time. */
+#if CN_VECTOR_BYTES == 64
+enum { HALVES = 1 };
+typedef real half
+    __attribute__((vector_size(CN_VECTOR_BYTES / 2), aligned(sizeof(real)), may_alias));
+#else
+enum { HALVES = 0 };
+typedef vec half; /* unused */
+#endif
+/* Keeps the compiler from making the same value twice, in two widths. */
+#if CN_VECTOR_BYTES == 64
+#define ONE_REGISTER(a) __asm__("" : "+v"(a))
+#else
+#define ONE_REGISTER(a)
+#endif
+CN_INLINE half low_half(vec a) {
+#if CN_VECTOR_BYTES != 64
+    return a;
+#elif CN_DOUBLE
+    return __builtin_shufflevector(a, a, 0, 1, 2, 3);
+#else
+    return __builtin_shufflevector(a, a, 0, 1, 2, 3, 4, 5, 6, 7);
+#endif
+}
+CN_INLINE vec whole_of(half a) {
+    vec whole = {0};
+    memcpy(&whole, &a, sizeof a);
+    return whole;
+}
+
+/* `rows`, `nv`, `halved` and `in_place` are constants where this is inlined, so that the
+ * accumulators are rows * nv registers. Row pointers are kept for every third row only: base,
+ * base + ld and base + 2 ld are all addressing modes, and 24 row pointers would not fit the integer
+ * registers. */
+CN_INLINE void tile(const int rows, const int nv, const int halved, const int in_place,
+                    const gemm_rows *restrict g, const real *x, const real *restrict panel,
+                    ptrdiff_t pitch, ptrdiff_t ask, ptrdiff_t apart, ptrdiff_t width, real *y,
+                    ptrdiff_t ldy, const gemm_epilogue *restrict epilogue) {
     vec sum[24][4];
+    half low[24];                                 /* sums of the last vector, if halved */
+    const int whole = nv - halved;                /* vectors */
     const ptrdiff_t last = width - (nv - 1) * VL; /* columns of the last vector */
     const ptrdiff_t ld = in_place ? g->ld : 1, step = in_place ? 1 : g->step;
 
 #pragma GCC unroll 24
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-        for (int j = 0; j < nv; j++)
+        for (int j = 0; j < nv; j++) {
             sum[i][j] = epilogue->accumulate
                             ? v_load_n(y + i * ldy + j * VL, j < nv - 1 ? VL : last)
                             : (vec){0};
+            if (j == whole) low[i] = low_half(sum[i][j]);
+        }
     /* Asked for now, the lines of y are there when the sums are. */
     if (!epilogue->accumulate)
 #pragma GCC unroll 24
@@ -37,16 +72,29 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
             for (int i = 0; i < (rows + 2) / 3; i++) row[i] = start + 3 * i * ld;
             for (ptrdiff_t l = 0; l < g->run_length; l++) {
                 vec w[4];
+                half w_low;
 #pragma GCC unroll 4
                 for (int j = 0; j < nv; j++) {
-                    w[j] = v_load(panel + j * VL);
+                    if (j < whole)
+                        w[j] = v_load(panel + j * VL);
+                    else
+                        w_low = *(const half *)(panel + j * VL);
                     if (nv > 1) __builtin_prefetch(panel + ask + j * apart);
                 }
 #pragma GCC unroll 24
                 for (int i = 0; i < rows; i++) {
                     real a = row[i / 3][i % 3 * ld];
+                    if (halved && whole) {
+                        vec all = v_set(a);
+                        ONE_REGISTER(all);
 #pragma GCC unroll 4
-                    for (int j = 0; j < nv; j++) sum[i][j] += a * w[j];
+                        for (int j = 0; j < whole; j++) sum[i][j] += all * w[j];
+                        low[i] += low_half(all) * w_low;
+                    } else {
+#pragma GCC unroll 4
+                        for (int j = 0; j < whole; j++) sum[i][j] += a * w[j];
+                        if (halved) low[i] += a * w_low;
+                    }
                 }
 #pragma GCC unroll 8
                 for (int i = 0; i < (rows + 2) / 3; i++) row[i] += step;
@@ -60,7 +108,7 @@ CN_INLINE void tile(const int rows, const int nv, const int in_place, const gemm
         vec bias = epilogue->bias ? v_load_n(epilogue->bias + j * VL, some) : (vec){0};
 #pragma GCC unroll 24
         for (int i = 0; i < rows; i++) {
-            vec out = sum[i][j] + bias;
+            vec out = (j < whole ? sum[i][j] : whole_of(low[i])) + bias;
             if (epilogue->relu) out = v_relu(out);
             v_store_n(y + i * ldy + j * VL, out, some);
         }
@@ -81,8 +129,8 @@ CN_INLINE ptrdiff_t tile_rows(const int nv, ptrdiff_t m) {
     return rows;
 }
 
-CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdiff_t m,
-                     gemm_panel panel, ptrdiff_t width, real *y, ptrdiff_t ldy,
+CN_INLINE void tiles(const int nv, const int halved, const int in_place, const gemm_rows *g,
+                     ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y, ptrdiff_t ldy,
                      const gemm_epilogue *epilogue) {
     const ptrdiff_t others = cn_ceil_div(m, ACCUMULATORS / nv) - 1; /* tiles but the first */
     for (ptrdiff_t i = 0, t = 0, rows; i < m; i += rows, t++) {
@@ -99,7 +147,7 @@ CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdi
 #define HEIGHT(rows)                                                                               \
     case rows:                                                                                     \
         if (rows * nv <= ACCUMULATORS)                                                             \
-            tile(rows, nv, in_place, g, x, panel.data, panel.pitch, ask, apart, width,             \
+            tile(rows, nv, halved, in_place, g, x, panel.data, panel.pitch, ask, apart, width,     \
                  y + i * ldy, ldy, epilogue);                                                      \
         break;
             HEIGHT(1)
@@ -118,34 +166,43 @@ CN_INLINE void tiles(const int nv, const int in_place, const gemm_rows *g, ptrdi
     }
 }
 
-#define PANEL(name, nv)                                                                            \
+#define PANEL(name, nv, halved)                                                                    \
     static __attribute__((noinline)) void name(const gemm_rows *g, ptrdiff_t m, gemm_panel panel,  \
                                                ptrdiff_t width, real *y, ptrdiff_t ldy,            \
                                                const gemm_epilogue *epilogue) {                    \
         if (g->step == 1)                                                                          \
-            tiles(nv, 1, g, m, panel, width, y, ldy, epilogue);                                    \
+            tiles(nv, halved, 1, g, m, panel, width, y, ldy, epilogue);                            \
         else                                                                                       \
-            tiles(nv, 0, g, m, panel, width, y, ldy, epilogue);                                    \
+            tiles(nv, halved, 0, g, m, panel, width, y, ldy, epilogue);                            \
     }
-PANEL(panel_1, 1)
-PANEL(panel_2, 2)
+#if CN_VECTOR_BYTES == 64
+#define PANELS(nv) PANEL(panel_##nv, nv, 0) PANEL(panel_##nv##_halved, nv, 1)
+#define POINTERS(nv) {panel_##nv, panel_##nv##_halved}
+#else
+#define PANELS(nv) PANEL(panel_##nv, nv, 0)
+#define POINTERS(nv) {panel_##nv}
+#endif
+PANELS(1)
+PANELS(2)
 #if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
-PANEL(panel_3, 3)
-PANEL(panel_4, 4)
+PANELS(3)
+PANELS(4)
 #endif
 
 void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,
               ptrdiff_t ldy, gemm_epilogue epilogue) {
-    static void (*const panels[])(const gemm_rows *, ptrdiff_t, gemm_panel, ptrdiff_t, real *,
-                                  ptrdiff_t, const gemm_epilogue *) = {
-        panel_1,
-        panel_2,
+    static void (*const panels[][1 + HALVES])(const gemm_rows *, ptrdiff_t, gemm_panel, ptrdiff_t,
+                                              real *, ptrdiff_t, const gemm_epilogue *) = {
+        POINTERS(1),
+        POINTERS(2),
 #if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
-        panel_3,
-        panel_4,
+        POINTERS(3),
+        POINTERS(4),
 #endif
     };
-    panels[cn_ceil_div(width, VL) - 1](g, m, panel, width, y, ldy, &epilogue);
+    ptrdiff_t nv = cn_ceil_div(width, VL);
+    int halved = HALVES && width <= nv * VL - VL / 2;
+    panels[nv - 1][halved](g, m, panel, width, y, ldy, &epilogue);
 }
 
 /* to[l][j] = from[j][l] for l < depth and j < width, both at most VL; the rest of to[l] is 0. */
@@ -189,7 +246,8 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
 gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                              ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more) {
     int stays = gemm_rows_near(row) || m <= GEMM_NR;
-    if (column == 1 && (width % VL == 0 || (more && row >= VL)) && stays) return (gemm_panel){w, row, NULL};
+    if (column == 1 && (width % VL == 0 || (more && row >= VL)) && stays)
+        return (gemm_panel){w, row, NULL};
     CN(gemm_pack)(packed, w, row, column, depth, width);
     return gemm_packed(packed, width);
 }

@@ -87,9 +87,8 @@ static void walk(shared *s, int thread, int threads) {
     double before = s->met; /* the end of the op before */
     for (ptrdiff_t k = 0; k < run->step_count; k++) {
         const cn_step *step = &run->steps[k];
-        double *seconds = run->op_seconds
-                              ? run->op_seconds + k * (run->last - run->first) - run->first
-                              : NULL;
+        double *seconds =
+            run->op_seconds ? run->op_seconds + k * (run->last - run->first) - run->first : NULL;
         for (ptrdiff_t i = run->first; i < run->last; i++) {
             int skip_once = run->reuse_once && k > 0 && run->ops[i].kernel->once;
             if (!run_op(&m, &run->ops[i], step, skip_once)) goto leave;

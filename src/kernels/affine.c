@@ -28,7 +28,7 @@ typedef struct {
 static place place_of(ptrdiff_t chunk, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t blocks,
                       ptrdiff_t panels) {
     return rows < columns && panels >= 4 ? (place){chunk % blocks, chunk / blocks}
-                          : (place){chunk / panels, chunk % panels};
+                                         : (place){chunk / panels, chunk % panels};
 }
 
 /* A matrix by its steps from row to row and from column to column, one of which is 1. */
