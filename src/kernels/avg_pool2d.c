@@ -27,8 +27,12 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void
                 vec sum = {0};
                 for (ptrdiff_t r = o.r0; r < o.r1; r++) {
                     vec row = {0}; /* sums of sums lose less in a large window */
-                    for (ptrdiff_t s = o.s0; s < o.s1; s++)
-                        row += v_load_n(image + ((o.row + r) * w + o.column + s) * c + j, c - j);
+                    for (ptrdiff_t s = o.s0; s < o.s1; s++) {
+                        const real *pixel = image + ((o.row + r) * w + o.column + s) * c + j;
+                        row += v_load_n(pixel, c - j);
+                        /* More rows at once than the processor would follow by itself. */
+                        __builtin_prefetch(pixel + a->stride[0] * w * c);
+                    }
                     sum += row;
                 }
                 v_store_n(y + j, sum / (real)window_pixels(o), c - j);

@@ -34,16 +34,19 @@ CN_INLINE int whole_2x2(window o, const ptrdiff_t *size) {
 static const window WHOLE_2X2 = {0, 0, 0, 2, 0, 2};
 
 /* The largest of up to VL channels of a window's pixels in the image, and where it was. The window
- * begins at `corner`, perhaps outside; it has `pitch` from row to row, `across` places in a row. */
+ * begins at `corner`, perhaps outside; it has `pitch` from row to row, `across` places in a row.
+ * The window `below` reals on is asked for: more rows at once than the processor would follow. */
 CN_INLINE void pool(const real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t c,
-                    const window o, const ptrdiff_t across, ptrdiff_t some, real *y,
-                    uint16_t *winner) {
+                    ptrdiff_t below, const window o, const ptrdiff_t across, ptrdiff_t some,
+                    real *y, uint16_t *winner) {
     vec best = {0};
     ivec where = {0};
     int first = 1;
     for (ptrdiff_t r = o.r0; r < o.r1; r++)
         for (ptrdiff_t s = o.s0; s < o.s1; s++) {
-            vec v = v_load_n(image + (corner + r * pitch + s * c), some);
+            const real *pixel = image + (corner + r * pitch + s * c);
+            vec v = v_load_n(pixel, some);
+            __builtin_prefetch(pixel + below);
             /* Greater, or the first NaN. */
             ivec wins = first ? ~(ivec){0} : (ivec)((v > best) | ((v != v) & (best == best)));
             best = v_select(wins, v, best);
@@ -59,6 +62,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void
     (void)step, (void)scratch;
     const max_pool2d_forward *a = args;
     ptrdiff_t c = a->x.shape[3], pitch = a->x.shape[2] * c, example = cn_example(a->y);
+    ptrdiff_t below = a->stride[0] * pitch;
     const real *image = (const real *)a->x.data + i * cn_example(a->x);
     real *y = (real *)a->y.data + i * example;
     uint16_t *winner = (uint16_t *)a->winner.data + i * example;
@@ -68,9 +72,9 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void
             ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
             if (whole_2x2(o, a->size))
                 for (; j + VL <= c; j += VL)
-                    pool(image, corner + j, pitch, c, WHOLE_2X2, 2, VL, y + j, winner + j);
+                    pool(image, corner + j, pitch, c, below, WHOLE_2X2, 2, VL, y + j, winner + j);
             for (; j < c; j += VL)
-                pool(image, corner + j, pitch, c, o, a->size[1], c - j, y + j, winner + j);
+                pool(image, corner + j, pitch, c, below, o, a->size[1], c - j, y + j, winner + j);
         }
 }
 
