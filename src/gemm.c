@@ -15,7 +15,7 @@ enum { HALVES = 0 };
 typedef vec half; /* unused */
 #endif
 /* Keeps the compiler from making the same value twice, in two widths. */
-#if CN_VECTOR_BYTES == 64
+#if defined(CN_AVX512)
 #define ONE_REGISTER(a) __asm__("" : "+v"(a))
 #else
 #define ONE_REGISTER(a)
@@ -35,10 +35,56 @@ CN_INLINE vec whole_of(half a) {
     return whole;
 }
 
+/* Where 16 registers hold few sums, the rest of a step weighs more: one more row of a panel in each
+ * turn of the loop and nothing asked for ahead leave a fifth less of it. That shows where another
+ * hardware thread shares the core's decoder. */
+enum { FEW_REGISTERS = GEMM_NV == 2, STEPS = FEW_REGISTERS ? 2 : 1 };
+/* A sum stays in its register: the compiler would otherwise move them around in a circle. */
+#if defined(CN_SSE2) || defined(CN_AVX2)
+#define STAY(sum) __asm__("" : "+x"(sum))
+#else
+#define STAY(sum)
+#endif
+
+/* Adds one step's products: a column of x, by a row of the panel. Row pointers are kept for every
+ * third row only: base, base + ld and base + 2 ld are all addressing modes, and 24 row pointers
+ * would not fit the integer registers. */
+CN_INLINE void add_products(const int rows, const int nv, const int halved, vec sum[24][4],
+                            half low[24], const real *const *row, ptrdiff_t ld, ptrdiff_t at,
+                            const real *restrict panel, ptrdiff_t ask, ptrdiff_t apart) {
+    const int whole = nv - halved;
+    vec w[4];
+    half w_low;
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+        if (j < whole)
+            w[j] = v_load(panel + j * VL);
+        else
+            w_low = *(const half *)(panel + j * VL);
+        if (nv > 1 && !FEW_REGISTERS) __builtin_prefetch(panel + ask + j * apart);
+    }
+#pragma GCC unroll 24
+    for (int i = 0; i < rows; i++) {
+        real a = row[i / 3][i % 3 * ld + at];
+        if (halved && whole) {
+            vec all = v_set(a);
+            ONE_REGISTER(all);
+#pragma GCC unroll 4
+            for (int j = 0; j < whole; j++) sum[i][j] += all * w[j];
+            low[i] += low_half(all) * w_low;
+        } else {
+#pragma GCC unroll 4
+            for (int j = 0; j < whole; j++) {
+                sum[i][j] += a * w[j];
+                STAY(sum[i][j]);
+            }
+            if (halved) low[i] += a * w_low;
+        }
+    }
+}
+
 /* `rows`, `nv`, `halved` and `in_place` are constants where this is inlined, so that the
- * accumulators are rows * nv registers. Row pointers are kept for every third row only: base,
- * base + ld and base + 2 ld are all addressing modes, and 24 row pointers would not fit the integer
- * registers. */
+ * accumulators are rows * nv registers. */
 CN_INLINE void tile(const int rows, const int nv, const int halved, const int in_place,
                     const gemm_rows *restrict g, const real *x, const real *restrict panel,
                     ptrdiff_t pitch, ptrdiff_t ask, ptrdiff_t apart, ptrdiff_t width, real *y,
@@ -70,36 +116,17 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int in
             const real *start = x + group * g->group_stride + run * g->run_stride, *row[8];
 #pragma GCC unroll 8
             for (int i = 0; i < (rows + 2) / 3; i++) row[i] = start + 3 * i * ld;
-            for (ptrdiff_t l = 0; l < g->run_length; l++) {
-                vec w[4];
-                half w_low;
-#pragma GCC unroll 4
-                for (int j = 0; j < nv; j++) {
-                    if (j < whole)
-                        w[j] = v_load(panel + j * VL);
-                    else
-                        w_low = *(const half *)(panel + j * VL);
-                    if (nv > 1) __builtin_prefetch(panel + ask + j * apart);
-                }
-#pragma GCC unroll 24
-                for (int i = 0; i < rows; i++) {
-                    real a = row[i / 3][i % 3 * ld];
-                    if (halved && whole) {
-                        vec all = v_set(a);
-                        ONE_REGISTER(all);
-#pragma GCC unroll 4
-                        for (int j = 0; j < whole; j++) sum[i][j] += all * w[j];
-                        low[i] += low_half(all) * w_low;
-                    } else {
-#pragma GCC unroll 4
-                        for (int j = 0; j < whole; j++) sum[i][j] += a * w[j];
-                        if (halved) low[i] += a * w_low;
-                    }
-                }
-#pragma GCC unroll 8
-                for (int i = 0; i < (rows + 2) / 3; i++) row[i] += step;
-                panel += pitch;
-            }
+            ptrdiff_t l = 0;
+#define MULTIPLY(steps)                                                                            \
+    for (; l + (steps) <= g->run_length; l += (steps)) {                                           \
+        _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++) add_products(                    \
+            rows, nv, halved, sum, low, row, ld, i * step, panel + i * pitch, ask, apart);         \
+        _Pragma("GCC unroll 8") for (int i = 0; i < (rows + 2) / 3; i++) row[i] += (steps) * step; \
+        panel += (steps) * pitch;                                                                  \
+    }
+            MULTIPLY(STEPS)
+            if (STEPS > 1) MULTIPLY(1)
+#undef MULTIPLY
         }
 
 #pragma GCC unroll 4
