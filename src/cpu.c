@@ -5,6 +5,9 @@
 int cn_cpu_has(const char *isa) {
 #if defined(__x86_64__)
     __builtin_cpu_init();
+#if defined(CN_EMULATE_AVX512)
+    if (!strcmp(isa, "avx512")) isa = "avx2";
+#endif
     if (!strcmp(isa, "avx2"))
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (!strcmp(isa, "avx512"))

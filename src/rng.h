@@ -17,11 +17,11 @@ enum { LANES64 = CN_VECTOR_BYTES / 8 };
 enum { CN_PHILOX_COUNTERS = 2 * LANES64 };
 
 CN_INLINE lanes64 low_product(lanes64 a, uint32_t b) {
-#if CN_VECTOR_BYTES == 64
+#if defined(CN_AVX512)
     return (lanes64)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
-#elif CN_VECTOR_BYTES == 32
+#elif defined(CN_AVX2)
     return (lanes64)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
-#elif defined(__x86_64__)
+#elif defined(CN_SSE2)
     return (lanes64)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
 #else
     return (a & 0xffffffffu) * b;
@@ -48,15 +48,17 @@ static inline cn_philox_keys cn_philox_schedule(uint64_t seed) {
 
 /* The even lanes of x and y in turns, and the odd ones. */
 CN_INLINE void interleave(lanes64 x, lanes64 y, lanes64 *even, lanes64 *odd) {
-#if CN_VECTOR_BYTES == 64
+#if defined(CN_AVX512)
     *even = (lanes64)_mm512_unpacklo_epi64((__m512i)x, (__m512i)y);
     *odd = (lanes64)_mm512_unpackhi_epi64((__m512i)x, (__m512i)y);
-#elif CN_VECTOR_BYTES == 32
+#elif defined(CN_AVX2)
     *even = (lanes64)_mm256_unpacklo_epi64((__m256i)x, (__m256i)y);
     *odd = (lanes64)_mm256_unpackhi_epi64((__m256i)x, (__m256i)y);
 #else
-    *even = (lanes64){x[0], y[0]};
-    *odd = (lanes64){x[1], y[1]};
+    for (int i = 0; i < LANES64; i += 2) {
+        lanes64 *const to[] = {even, odd};
+        for (int j = 0; j < 2; j++) (*to[j])[i] = x[i + j], (*to[j])[i + 1] = y[i + j];
+    }
 #endif
 }
 

@@ -18,6 +18,18 @@
 
 #include "kernel.h"
 
+/* The instructions that vectors of this width have. Where there are none the compiler makes several
+ * of each: slow, but the same results (tests/emulate). */
+#if CN_VECTOR_BYTES == 64 && defined(__AVX512F__)
+#define CN_AVX512
+#elif CN_VECTOR_BYTES == 32 && defined(__AVX2__)
+#define CN_AVX2
+#elif CN_VECTOR_BYTES == 16 && defined(__x86_64__)
+#define CN_SSE2
+#elif CN_VECTOR_BYTES == 16 && defined(__aarch64__)
+#define CN_NEON
+#endif
+
 #if CN_DOUBLE
 typedef double real;
 typedef int64_t bits;
@@ -46,9 +58,9 @@ CN_INLINE void v_store(real *p, vec a) { *(vec *)p = a; }
 
 /* The first n elements; the others are zero. The tail of a row goes through the same vector
  * expression as its body, so that an element's bits do not depend on where it stands. */
-#if CN_VECTOR_BYTES == 64
+#if defined(CN_AVX512)
 #define V_MASK(n) ((__mmask16)((1u << (n)) - 1))
-#elif CN_VECTOR_BYTES == 32
+#elif defined(CN_AVX2)
 #define V_MASK(n) ((__m256i)((bits)(n) > v_lanes()))
 #endif
 CN_INLINE ivec v_lanes(void) {
@@ -59,13 +71,13 @@ CN_INLINE ivec v_lanes(void) {
 }
 CN_INLINE vec v_load_n(const real *p, ptrdiff_t n) {
     if (n >= VL) return v_load(p);
-#if CN_VECTOR_BYTES == 64 && CN_DOUBLE
+#if defined(CN_AVX512) && CN_DOUBLE
     return (vec)_mm512_maskz_loadu_pd((__mmask8)V_MASK(n), p);
-#elif CN_VECTOR_BYTES == 64
+#elif defined(CN_AVX512)
     return (vec)_mm512_maskz_loadu_ps(V_MASK(n), p);
-#elif CN_VECTOR_BYTES == 32 && CN_DOUBLE
+#elif defined(CN_AVX2) && CN_DOUBLE
     return (vec)_mm256_maskload_pd(p, V_MASK(n));
-#elif CN_VECTOR_BYTES == 32
+#elif defined(CN_AVX2)
     return (vec)_mm256_maskload_ps(p, V_MASK(n));
 #else
     vec a = {0};
@@ -78,13 +90,13 @@ CN_INLINE void v_store_n(real *p, vec a, ptrdiff_t n) {
         v_store(p, a);
         return;
     }
-#if CN_VECTOR_BYTES == 64 && CN_DOUBLE
+#if defined(CN_AVX512) && CN_DOUBLE
     _mm512_mask_storeu_pd(p, (__mmask8)V_MASK(n), (__m512d)a);
-#elif CN_VECTOR_BYTES == 64
+#elif defined(CN_AVX512)
     _mm512_mask_storeu_ps(p, V_MASK(n), (__m512)a);
-#elif CN_VECTOR_BYTES == 32 && CN_DOUBLE
+#elif defined(CN_AVX2) && CN_DOUBLE
     _mm256_maskstore_pd(p, V_MASK(n), (__m256d)a);
-#elif CN_VECTOR_BYTES == 32
+#elif defined(CN_AVX2)
     _mm256_maskstore_ps(p, V_MASK(n), (__m256)a);
 #else
     memcpy(p, &a, (size_t)n * sizeof(real));
@@ -95,11 +107,11 @@ CN_INLINE void v_store_n(real *p, vec a, ptrdiff_t n) {
  * written. The others see it after cn_publish. An ordinary store where there is no such
  * thing. */
 CN_INLINE void v_stream(real *p, vec a) {
-#if CN_VECTOR_BYTES == 64
+#if defined(CN_AVX512)
     _mm512_stream_si512((__m512i *)p, (__m512i)a);
-#elif CN_VECTOR_BYTES == 32
+#elif defined(CN_AVX2)
     _mm256_stream_si256((__m256i *)p, (__m256i)a);
-#elif defined(__x86_64__)
+#elif defined(CN_SSE2)
     _mm_stream_si128((__m128i *)p, (__m128i)a);
 #else
     v_store(p, a);
@@ -149,8 +161,8 @@ CN_INLINE vec v_select(ivec mask, vec a, vec b) {
 CN_INLINE vec v_relu(vec a) { return v_select(a <= 0, (vec){0}, a); } /* NaN stays */
 
 /* x, but not beyond a limit; NaN stays, which the instructions give if it comes second. */
-#if CN_VECTOR_BYTES == 64 || CN_VECTOR_BYTES == 32
-#if CN_VECTOR_BYTES == 64
+#if defined(CN_AVX512) || defined(CN_AVX2)
+#if defined(CN_AVX512)
 #define V_LIMIT(which, limit, x)                                                                   \
     (CN_DOUBLE ? (vec)_mm512_##which##_pd((__m512d)v_set(limit), (__m512d)(x))                     \
                : (vec)_mm512_##which##_ps((__m512)v_set(limit), (__m512)(x)))
@@ -169,14 +181,18 @@ CN_INLINE vec v_abs(vec a) { return (vec)((ivec)a & (bits)(~(ubits)0 >> 1)); }
 
 /* The one thing vector extensions lack: the compilers see no square root in a loop over lanes. */
 CN_INLINE vec v_sqrt(vec a) {
-#if CN_VECTOR_BYTES == 64
+#if defined(CN_AVX512)
     return CN_DOUBLE ? (vec)_mm512_sqrt_pd((__m512d)a) : (vec)_mm512_sqrt_ps((__m512)a);
-#elif CN_VECTOR_BYTES == 32
+#elif defined(CN_AVX2)
     return CN_DOUBLE ? (vec)_mm256_sqrt_pd((__m256d)a) : (vec)_mm256_sqrt_ps((__m256)a);
-#elif defined(__x86_64__)
+#elif defined(CN_SSE2)
     return CN_DOUBLE ? (vec)_mm_sqrt_pd((__m128d)a) : (vec)_mm_sqrt_ps((__m128)a);
-#else
+#elif defined(CN_NEON)
     return CN_DOUBLE ? (vec)vsqrtq_f64((float64x2_t)a) : (vec)vsqrtq_f32((float32x4_t)a);
+#else
+    for (int i = 0; i < VL; i++)
+        a[i] = CN_DOUBLE ? (real)__builtin_sqrt(a[i]) : (real)__builtin_sqrtf((float)a[i]);
+    return a;
 #endif
 }
 
@@ -238,7 +254,7 @@ enum { WIDES = sizeof(double) / sizeof(real) };
 CN_INLINE void v_widen(vec a, wide out[WIDES]) {
 #if CN_DOUBLE
     out[0] = a;
-#elif CN_VECTOR_BYTES == 64
+#elif defined(CN_AVX512)
     out[0] = (wide)_mm512_cvtps_pd(_mm512_castps512_ps256((__m512)a));
     out[1] = (wide)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)a, 1));
 #else

@@ -30,9 +30,9 @@ CN_INLINE reduced v_reduce(vec x) {
  * flushed while kernels run (cn_float_enter in team.h). k reaches 1024 (128), whose own power of
  * two is not representable: two factors. */
 CN_INLINE vec v_scale(vec y, reduced a) {
-#if CN_VECTOR_BYTES == 64 && CN_DOUBLE
+#if defined(CN_AVX512) && CN_DOUBLE
     return (vec)_mm512_scalef_pd((__m512d)y, (__m512d)a.whole);
-#elif CN_VECTOR_BYTES == 64
+#elif defined(CN_AVX512)
     return (vec)_mm512_scalef_ps((__m512)y, (__m512)a.whole);
 #else
     ivec half = a.k >> 1;

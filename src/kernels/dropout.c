@@ -8,11 +8,11 @@ enum { GROUP = 8 * CN_PHILOX_COUNTERS };
 
 /* v where the lane's 16-bit draw is at most `largest`, else 0. */
 CN_INLINE vec keep(const uint16_t *draws, uint16_t largest, vec v) {
-#if CN_VECTOR_BYTES == 64 && CN_DOUBLE
+#if defined(CN_AVX512) && CN_DOUBLE
     __m128i d = _mm_loadu_si128((const __m128i *)draws);
     return (vec)_mm512_maskz_mov_pd(_mm_cmple_epu16_mask(d, _mm_set1_epi16((short)largest)),
                                     (__m512d)v);
-#elif CN_VECTOR_BYTES == 64
+#elif defined(CN_AVX512)
     __m256i d = _mm256_loadu_si256((const __m256i *)draws);
     return (vec)_mm512_maskz_mov_ps(_mm256_cmple_epu16_mask(d, _mm256_set1_epi16((short)largest)),
                                     (__m512)v);
