@@ -270,9 +270,12 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
         }
 }
 
+/* Of x, which do not pay for packing what they meet. */
+enum { FEW_ROWS = 64 };
+
 gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                              ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more) {
-    int stays = gemm_rows_near(row) || m <= GEMM_NR;
+    int stays = gemm_rows_near(row) || m <= FEW_ROWS;
     if (column == 1 && (width % VL == 0 || (more && row >= VL)) && stays)
         return (gemm_panel){w, row, NULL};
     CN(gemm_pack)(packed, w, row, column, depth, width);

@@ -72,8 +72,9 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                    ptrdiff_t width);
 
 /* Whether w's rows lie so near each other that its columns are a panel as they stand. Rows far
- * apart share few sets of the caches. */
-CN_INLINE int gemm_rows_near(ptrdiff_t row) { return row < 32 * GEMM_NR; }
+ * apart share few sets of the caches, the fewer the narrower a panel is. */
+enum { GEMM_NEAR = GEMM_NV == 2 ? 2 : 32 };
+CN_INLINE int gemm_rows_near(ptrdiff_t row) { return row < GEMM_NEAR * GEMM_NR; }
 
 /* Columns of w as a panel for m rows: as they stand, where they lie side by side in rows that lie
  * near or meet few rows of x; packed otherwise. Columns that are no whole vectors stay only where

@@ -67,15 +67,26 @@ ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
     return points(g) * matrix_size(g);
 }
 
+/* Panels that share an input's transform where it is made anew for some of them: 256 bytes of
+ * columns, one panel with wide vectors. */
+enum { TOGETHER = 256 / (GEMM_NR * (int)sizeof(real)) };
+static ptrdiff_t groups_of_panels(const winograd *g) {
+    return cn_ceil_div(gemm_panels(g->k), TOGETHER);
+}
+/* Where a group of panels begins, and the one before it ends. */
+static ptrdiff_t first_panel(const winograd *g, ptrdiff_t groups, ptrdiff_t group) {
+    return cn_part(gemm_panels(g->k), groups, group);
+}
+
 /* Filters that fill a good part of any cache go past it when they are made. Then they are gone
- * through one panel a chunk, and the input is transformed anew for each: otherwise each block of
- * tiles would fetch all of them. */
+ * through one group of panels a chunk, and the input is transformed anew for each: otherwise each
+ * block of tiles would fetch all of them. */
 static ptrdiff_t filter_bytes(const winograd *g) {
     return points(g) * gemm_packed_size(g->c, g->k) * (ptrdiff_t)sizeof(real);
 }
 static int large_filters(const winograd *g) { return filter_bytes(g) > PAST_CACHES; }
 static ptrdiff_t panel_groups(const winograd *g) {
-    return large_filters(g) ? gemm_panels(g->k) : 1;
+    return large_filters(g) ? groups_of_panels(g) : 1;
 }
 
 /* Rows of c that a chunk transforms, of one panel. */
@@ -323,7 +334,9 @@ static void write_tiles(const winograd *g, const real *p, ptrdiff_t first, ptrdi
 
 ptrdiff_t CN(winograd_scratch)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_scratch)(g);
-    return points(g) * (point_size(tile_pitch(g->c)) + point_size(GEMM_NR)) + cn_round_up(g->c, VL);
+    ptrdiff_t panels = cn_min(gemm_panels(g->k), TOGETHER); /* of gradients */
+    return points(g) * (point_size(tile_pitch(g->c)) + panels * point_size(GEMM_NR)) +
+           cn_round_up(g->c, VL);
 }
 
 /* Not more than BLOCK tiles, half of that where their transforms would otherwise not stay near; and
@@ -351,7 +364,7 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     ptrdiff_t tiles = tiles_of(g), blocks = tile_blocks(g), block = chunk % blocks;
     ptrdiff_t first = cn_part(tiles, blocks, block);
     ptrdiff_t count = cn_part(tiles, blocks, block + 1) - first;
-    ptrdiff_t panels = gemm_panels(g->k), groups = panel_groups(g), group = chunk / blocks;
+    ptrdiff_t groups = panel_groups(g), group = chunk / blocks;
     ptrdiff_t pitch = tile_pitch(g->c), in_point = point_size(pitch);
     ptrdiff_t out_point = point_size(GEMM_NR), matrix = matrix_size(g);
     real *v = scratch, *p = v + count_points * in_point, *zero = p + count_points * out_point;
@@ -359,7 +372,7 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     memset(zero, 0, (size_t)g->c * sizeof(real));
     read_tiles(g, x, first, count, v, zero);
     int past = g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
-    ptrdiff_t begin = cn_part(panels, groups, group), end = cn_part(panels, groups, group + 1);
+    ptrdiff_t begin = first_panel(g, groups, group), end = first_panel(g, groups, group + 1);
     /* What is read next and where this is written come from far away while it multiplies. */
     span next = inputs(g, x, first + count, cn_min(first + 2 * count, tiles));
     span here = outputs(g, y, first, first + count);
@@ -380,12 +393,12 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
 }
 
 /* Gradient of the filters: du[part][point] is a (c, k) matrix in panels, the sum of v^T z over the
- * part's tiles, z = A dy A^T. A chunk makes one panel of one part. */
+ * part's tiles, z = A dy A^T. A chunk makes one group of panels of one part. */
 
 /* Parts of the tiles: some 16 chunks, each of two blocks at least, in 8 MiB. */
 static ptrdiff_t weight_parts(const winograd *g) {
     ptrdiff_t room = (8 << 20) / filter_bytes(g);
-    ptrdiff_t most = cn_min(cn_ceil_div(16, gemm_panels(g->k)), tiles_of(g) / (2 * BLOCK));
+    ptrdiff_t most = cn_min(cn_ceil_div(16, groups_of_panels(g)), tiles_of(g) / (2 * BLOCK));
     return cn_max(1, cn_min(room, most));
 }
 
@@ -395,7 +408,7 @@ ptrdiff_t CN(winograd_weights_size)(const winograd *g) {
 }
 ptrdiff_t CN(winograd_weights_chunks)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_weights_chunks)(g);
-    return weight_parts(g) * gemm_panels(g->k);
+    return weight_parts(g) * groups_of_panels(g);
 }
 
 /* z[point][tile][column] of up to GEMM_NR columns of dy; outside the image dy is 0. */
@@ -443,28 +456,36 @@ void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real
         return;
     }
     ptrdiff_t count_points = points(g);
-    ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
-    ptrdiff_t parts = weight_parts(g), j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
-    ptrdiff_t end = cn_part(tiles_of(g), parts, part + 1), pitch = cn_round_up(width, VL);
+    ptrdiff_t groups = groups_of_panels(g), group = chunk % groups, part = chunk / groups;
+    ptrdiff_t panel = first_panel(g, groups, group);
+    ptrdiff_t panels = first_panel(g, groups, group + 1) - panel;
+    ptrdiff_t parts = weight_parts(g), end = cn_part(tiles_of(g), parts, part + 1);
     ptrdiff_t c_pitch = tile_pitch(g->c), matrix = matrix_size(g);
     ptrdiff_t in_point = point_size(c_pitch), out_point = point_size(GEMM_NR);
-    real *v = scratch, *z = v + count_points * in_point, *zero = z + count_points * out_point;
+    real *v = scratch, *z = v + count_points * in_point;
+    real *zero = z + panels * count_points * out_point;
     memset(zero, 0, (size_t)g->c * sizeof(real));
-    du += part * count_points * matrix + g->c * j;
+    du += part * count_points * matrix;
     int accumulate = 0;
     for (ptrdiff_t first = cn_part(tiles_of(g), parts, part); first < end; first += BLOCK) {
         ptrdiff_t count = cn_min(BLOCK, end - first);
         read_tiles(g, x, first, count, v, zero);
-        read_gradients(g, dy + j, first, count, width, z);
+        for (ptrdiff_t i = 0; i < panels; i++)
+            read_gradients(g, dy + (panel + i) * GEMM_NR, first, count,
+                           gemm_panel_width(g->k, panel + i), z + i * count_points * out_point);
         ptrdiff_t next = cn_min(first + 2 * BLOCK, end);
         span next_x = inputs(g, x, first + count, next);
         span next_dy = outputs(g, dy, first + count, next);
         for (ptrdiff_t i = 0; i < count_points; i++) {
             ask_for(next_x, count_points, i);
-            if (g->k <= 2 * GEMM_NR) ask_for(next_dy, count_points, i); /* not all for a part */
+            if (groups <= 2) ask_for(next_dy, count_points, i); /* not all for a part */
             gemm_rows rows = {v + i * in_point, 1, 0, 1, count, c_pitch, 1, 0};
-            CN(gemm)(&rows, g->c, gemm_packed(z + i * out_point, pitch), pitch, du + i * matrix,
-                     pitch, (gemm_epilogue){NULL, 0, accumulate});
+            for (ptrdiff_t p = 0; p < panels; p++) {
+                ptrdiff_t pitch = cn_round_up(gemm_panel_width(g->k, panel + p), VL);
+                CN(gemm)(&rows, g->c, gemm_packed(z + (p * count_points + i) * out_point, pitch),
+                         pitch, du + i * matrix + g->c * (panel + p) * GEMM_NR, pitch,
+                         (gemm_epilogue){NULL, 0, accumulate});
+            }
         }
         accumulate = 1;
     }
