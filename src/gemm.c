@@ -244,20 +244,11 @@ CN_INLINE void transpose(real *to, ptrdiff_t to_ld, const real *from, ptrdiff_t 
         if (l < depth) v_store(to + l * to_ld, v[l]);
 }
 
-void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
-                   ptrdiff_t width) {
-    ptrdiff_t pitch = cn_round_up(width, VL);
-    if (column == 1) {
-        /* A few columns of long rows: no pattern that the processor would fetch ahead by itself. */
-        enum { ROWS_AHEAD = 8 };
-        for (ptrdiff_t l = 0; l < depth; l++)
-            for (ptrdiff_t j = 0; j < width; j += VL) {
-                __builtin_prefetch(w + (l + ROWS_AHEAD) * row + j);
-                v_store(packed + l * pitch + j, v_load_n(w + l * row + j, width - j));
-            }
-        return;
-    }
+/* Columns that are rows in memory: blocks of VL rows and columns are turned around. */
+static void pack_transposed(real *packed, const real *w, ptrdiff_t column, ptrdiff_t depth,
+                            ptrdiff_t width) {
     enum { BLOCKS_AHEAD = 3 };
+    ptrdiff_t pitch = cn_round_up(width, VL);
     for (ptrdiff_t j = 0; j < width; j += VL)
         for (ptrdiff_t l = 0; l < depth; l += VL) {
             const real *from = w + j * column + l;
@@ -270,14 +261,32 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
         }
 }
 
+void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
+                   ptrdiff_t width) {
+    if (column != 1) {
+        for (ptrdiff_t j = 0; j < width; j += GEMM_NR)
+            pack_transposed(packed + depth * j, w + j * column, column, depth,
+                            cn_min(GEMM_NR, width - j));
+        return;
+    }
+    /* A few columns of long rows: no pattern that the processor would fetch ahead by itself. */
+    enum { ROWS_AHEAD = 8 };
+    for (ptrdiff_t l = 0; l < depth; l++)
+        for (ptrdiff_t j = 0; j < width; j += VL) {
+            const real *from = w + l * row + j;
+            __builtin_prefetch(from + ROWS_AHEAD * row);
+            v_store(packed + gemm_packed_place(depth, width, l, j), v_load_n(from, width - j));
+        }
+}
+
 /* Of x, which do not pay for packing what they meet. */
 enum { FEW_ROWS = 64 };
 
-gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
-                             ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more) {
+gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
+                                 ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more) {
     int stays = gemm_rows_near(row) || m <= FEW_ROWS;
     if (column == 1 && (width % VL == 0 || (more && row >= VL)) && stays)
-        return (gemm_panel){w, row, NULL};
+        return (gemm_columns){w, row, depth, width};
     CN(gemm_pack)(packed, w, row, column, depth, width);
-    return gemm_packed(packed, width);
+    return (gemm_columns){packed, 0, depth, width};
 }

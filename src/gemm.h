@@ -67,7 +67,12 @@ CN_INLINE gemm_panel gemm_packed(const real *packed, ptrdiff_t width) {
     return (gemm_panel){packed, cn_round_up(width, VL), NULL};
 }
 
-/* Packs columns of w, w[l*row + j*column], into the panel at `packed`; row or column is 1. */
+/* Panels that go together where rows are fetched or written for them: 256 bytes of columns, one
+ * panel where vectors are wide. */
+enum { GEMM_TOGETHER = 256 / (GEMM_NR * (int)sizeof(real)), GEMM_STRIP = GEMM_TOGETHER * GEMM_NR };
+CN_INLINE ptrdiff_t gemm_strips(ptrdiff_t columns) { return cn_ceil_div(columns, GEMM_STRIP); }
+
+/* Packs columns of w, w[l*row + j*column], into panels at `packed`; row or column is 1. */
 void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
                    ptrdiff_t width);
 
@@ -76,11 +81,24 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
 enum { GEMM_NEAR = GEMM_NV == 2 ? 2 : 32 };
 CN_INLINE int gemm_rows_near(ptrdiff_t row) { return row < GEMM_NEAR * GEMM_NR; }
 
-/* Columns of w as a panel for m rows: as they stand, where they lie side by side in rows that lie
- * near or meet few rows of x; packed otherwise. Columns that are no whole vectors stay only where
- * `more` rows follow: what fills the last row's vector up is the beginning of the next row. */
-gemm_panel CN(gemm_panel_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
-                             ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more);
+/* Some columns of a matrix as panels, packed or as they stand. */
+typedef struct {
+    const real *data;
+    ptrdiff_t pitch; /* from row to row of columns that stay; 0: packed */
+    ptrdiff_t depth, width;
+} gemm_columns;
+
+/* Columns of w for m rows: as they stand, where they lie side by side in rows that lie near or meet
+ * few rows of x; packed otherwise. Columns that are no whole vectors stay only where `more` rows
+ * follow: what fills the last row's vector up is the beginning of the next row. */
+gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
+                                 ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more);
+
+/* The panel that begins with column j of them, a multiple of GEMM_NR. */
+CN_INLINE gemm_panel gemm_panel_at(const gemm_columns *columns, ptrdiff_t j) {
+    if (columns->pitch) return (gemm_panel){columns->data + j, columns->pitch, NULL};
+    return gemm_packed(columns->data + columns->depth * j, cn_min(GEMM_NR, columns->width - j));
+}
 
 /* y (m, width) from m rows and one panel. */
 void CN(gemm)(const gemm_rows *rows, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,

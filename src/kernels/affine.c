@@ -3,32 +3,32 @@
 #include "gemm.h"
 #include "reduce.h"
 
-/* A chunk multiplies a block of rows with a panel of the product's right side, DEPTH rows of it at
+/* A chunk multiplies a block of rows with a strip of the product's right side, DEPTH rows of it at
  * a time; packed, if need be, into its thread's scratch. The blocks are long enough to pay for
  * that. */
 enum { DEPTH = 512, ROWS = 256 };
 
-/* In scratch, behind the panel: columns of x copied side by side, a little more than a power of two
+/* In scratch, behind the strip: columns of x copied side by side, a little more than a power of two
  * apart. */
 enum { COPY_PITCH = ROWS + 64 / (int)sizeof(real), COPY = DEPTH / 2 * COPY_PITCH };
 
-/* Blocks of `rows` rows, with as many columns as `panels` hold: some 16 chunks where there is
+/* Blocks of `rows` rows, with as many columns as `strips` hold: some 16 chunks where there is
  * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold. */
-static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t panels) {
-    ptrdiff_t most = cn_max(cn_ceil_div(rows, 64), panels < 4 && rows > 32 ? 2 : 1);
+static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t strips) {
+    ptrdiff_t most = cn_max(cn_ceil_div(rows, 64), strips < 4 && rows > 32 ? 2 : 1);
     ptrdiff_t least = cn_ceil_div(rows, ROWS);
-    return cn_clamp(cn_ceil_div(16, panels), least, most);
+    return cn_clamp(cn_ceil_div(16, strips), least, most);
 }
 
-/* The chunk's block of rows and panel, or group of panels. Threads take chunks that follow each
+/* The chunk's block of rows and strip, or group of strips. Threads take chunks that follow each
  * other: of the larger of the two operands each meets its own part. */
 typedef struct {
-    ptrdiff_t block, panel;
+    ptrdiff_t block, strip;
 } place;
 static place place_of(ptrdiff_t chunk, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t blocks,
-                      ptrdiff_t panels) {
-    return rows < columns && panels >= 4 ? (place){chunk % blocks, chunk / blocks}
-                                         : (place){chunk / panels, chunk % panels};
+                      ptrdiff_t strips) {
+    return rows < columns && strips >= 4 ? (place){chunk % blocks, chunk / blocks}
+                                         : (place){chunk / strips, chunk % strips};
 }
 
 /* A matrix by its steps from row to row and from column to column, one of which is 1. */
@@ -39,34 +39,35 @@ typedef struct {
 
 /* Columns of x touch as many lines as the sum has terms, which a power of two between them puts
  * into a few sets of the caches. Where the sum is long, the longer the wider a panel is, since x is
- * read once for each, columns are copied, for several panels. */
+ * read once for each, columns are copied, for several strips. */
 static int far_apart(ptrdiff_t column, ptrdiff_t depth) {
     return column * (ptrdiff_t)sizeof(real) % 1024 == 0 && depth > GEMM_NR * GEMM_NR / 16;
 }
 
-/* Panels for which columns are copied once: 1024 columns of the result, fewer where each panel is
+/* Strips for which columns are copied once: 1024 columns of the result, fewer where each strip is
  * packed for the rows of a chunk, and fewer where that would leave few chunks. */
-static ptrdiff_t panels_together(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t depth) {
-    ptrdiff_t panels = gemm_panels(columns);
-    ptrdiff_t most = (gemm_rows_near(columns) ? 1024 : 256) / GEMM_NR;
+static ptrdiff_t strips_together(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t depth) {
+    ptrdiff_t strips = gemm_strips(columns);
+    ptrdiff_t most = (gemm_rows_near(columns) ? 1024 : 256) / GEMM_STRIP;
     ptrdiff_t together = far_apart(rows, depth) ? most : 1;
     while (together > 1) {
-        ptrdiff_t groups = cn_ceil_div(panels, together);
+        ptrdiff_t groups = cn_ceil_div(strips, together);
         if (groups * row_blocks(rows, groups) >= 16) break;
         together /= 2;
     }
     return together;
 }
 
-/* y = x w + bias: rows from .. to of x, all of the depth, and `panels` panels of w's columns from
+/* y = x w + bias: rows from .. to of x, all of the depth, and `strips` strips of w's columns from
  * the first. x is (rows, depth) with one step 1. */
 static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t first,
-                    ptrdiff_t panels, const real *bias, int relu, real *y, ptrdiff_t from,
+                    ptrdiff_t strips, const real *bias, int relu, real *y, ptrdiff_t from,
                     ptrdiff_t to, real *packed) {
     int copied = far_apart(x.column, depth);
     /* Where x goes by columns, its block is as large as a panel's: both are to stay near. */
     ptrdiff_t at_once = x.column == 1 ? DEPTH : DEPTH / 2;
-    real *copy = packed + DEPTH * GEMM_NR;
+    real *copy = packed + DEPTH * GEMM_STRIP;
+    ptrdiff_t end = cn_min(columns, (first + strips) * GEMM_STRIP);
     for (ptrdiff_t l = 0; l < depth; l += at_once) {
         ptrdiff_t some = cn_min(at_once, depth - l);
         int last = l + some == depth;
@@ -78,25 +79,30 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
             left = (matrix){copy, 1, COPY_PITCH};
         }
         gemm_rows rows = {left.data, left.row, 0, 1, some, left.column, 1, 0};
-        for (ptrdiff_t panel = first; panel < first + panels; panel++) {
-            ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
+        for (ptrdiff_t j = first * GEMM_STRIP; j < end; j += GEMM_STRIP) {
+            ptrdiff_t width = cn_min(GEMM_STRIP, end - j);
             const real *right = w.data + l * w.row + j * w.column;
-            gemm_panel p =
-                CN(gemm_panel_of)(packed, right, w.row, w.column, some, width, to - from, !last);
-            if (p.data == right) p.next = last ? w.data + j + GEMM_NR : right + some * w.row;
-            gemm_epilogue epilogue = {last && bias ? bias + j : NULL, last && relu, l > 0};
-            CN(gemm)(&rows, to - from, p, width, y + from * columns + j, columns, epilogue);
+            gemm_columns strip =
+                CN(gemm_columns_of)(packed, right, w.row, w.column, some, width, to - from, !last);
+            for (ptrdiff_t i = j; i < j + width; i += GEMM_NR) {
+                gemm_panel panel = gemm_panel_at(&strip, i - j);
+                if (strip.pitch)
+                    panel.next = last ? w.data + i + GEMM_NR : panel.data + some * w.row;
+                gemm_epilogue epilogue = {last && bias ? bias + i : NULL, last && relu, l > 0};
+                CN(gemm)(&rows, to - from, panel, cn_min(GEMM_NR, end - i), y + from * columns + i,
+                         columns, epilogue);
+            }
         }
     }
 }
 
 static ptrdiff_t forward_scratch(const void *args) {
     (void)args;
-    return DEPTH * GEMM_NR * (ptrdiff_t)sizeof(real);
+    return DEPTH * GEMM_STRIP * (ptrdiff_t)sizeof(real);
 }
 static ptrdiff_t backward_scratch(const void *args) {
     (void)args;
-    return (DEPTH * GEMM_NR + COPY) * (ptrdiff_t)sizeof(real);
+    return (DEPTH * GEMM_STRIP + COPY) * (ptrdiff_t)sizeof(real);
 }
 
 static const char *forward_check(const void *args) {
@@ -110,16 +116,16 @@ static const char *forward_check(const void *args) {
 }
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
-    ptrdiff_t panels = gemm_panels(((const affine_forward *)args)->w.shape[1]);
-    return panels * row_blocks(n, panels);
+    ptrdiff_t strips = gemm_strips(((const affine_forward *)args)->w.shape[1]);
+    return strips * row_blocks(n, strips);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const affine_forward *a = args;
     ptrdiff_t n = step->n, d = a->w.shape[0], m = a->w.shape[1];
-    ptrdiff_t panels = gemm_panels(m), blocks = row_blocks(n, panels);
-    place at = place_of(chunk, n, m, blocks, panels);
-    product((matrix){a->x.data, d, 1}, (matrix){a->w.data, m, 1}, d, m, at.panel, 1, a->b.data,
+    ptrdiff_t strips = gemm_strips(m), blocks = row_blocks(n, strips);
+    place at = place_of(chunk, n, m, blocks, strips);
+    product((matrix){a->x.data, d, 1}, (matrix){a->w.data, m, 1}, d, m, at.strip, 1, a->b.data,
             (int)a->relu, a->y.data, cn_part(n, blocks, at.block), cn_part(n, blocks, at.block + 1),
             scratch);
 }
@@ -130,7 +136,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
 typedef struct {
     ptrdiff_t d, m;
     ptrdiff_t weight_blocks;             /* blocks of rows of dw */
-    ptrdiff_t together, panel_groups;    /* panels of dw's columns that a chunk makes */
+    ptrdiff_t together, strip_groups;    /* strips of dw's columns that a chunk makes */
     ptrdiff_t parts;                     /* of dw's sums over the batch, at most */
     ptrdiff_t dw_parts, db_parts, bytes; /* offsets in the workspace, and its size */
 } backward_layout;
@@ -140,13 +146,13 @@ enum { PART = 256 };
 
 static backward_layout layout_of(const affine_backward *a) {
     backward_layout o;
-    ptrdiff_t n = a->x.shape[0], panels = gemm_panels(a->w.shape[1]);
+    ptrdiff_t n = a->x.shape[0];
     o.d = a->w.shape[0];
     o.m = a->w.shape[1];
-    o.together = panels_together(o.d, o.m, n);
-    o.panel_groups = cn_ceil_div(panels, o.together);
-    o.weight_blocks = row_blocks(o.d, o.panel_groups);
-    o.parts = cn_clamp(64 / (o.weight_blocks * o.panel_groups), 1,
+    o.together = strips_together(o.d, o.m, n);
+    o.strip_groups = cn_ceil_div(gemm_strips(o.m), o.together);
+    o.weight_blocks = row_blocks(o.d, o.strip_groups);
+    o.parts = cn_clamp(64 / (o.weight_blocks * o.strip_groups), 1,
                        cn_clamp((4 << 20) / (o.d * o.m * 8), 1, cn_max(1, n / PART)));
     o.dw_parts = 0;
     o.db_parts = o.parts > 1 ? cn_round_up(o.parts * o.d * o.m * (ptrdiff_t)sizeof(real), 64) : 0;
@@ -159,12 +165,12 @@ static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) {
 }
 
 static ptrdiff_t dx_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
-    ptrdiff_t panels = gemm_panels(o.d);
-    return cn_present(a->dx) ? panels * row_blocks(n, panels) : 0;
+    ptrdiff_t strips = gemm_strips(o.d);
+    return cn_present(a->dx) ? strips * row_blocks(n, strips) : 0;
 }
 
 static ptrdiff_t dw_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
-    return cn_present(a->dw) ? active_parts(o, n) * o.weight_blocks * o.panel_groups : 0;
+    return cn_present(a->dw) ? active_parts(o, n) * o.weight_blocks * o.strip_groups : 0;
 }
 
 static const char *backward_check(const void *args) {
@@ -189,25 +195,24 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
 
 static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
-    ptrdiff_t panels = gemm_panels(o.d), blocks = row_blocks(n, panels);
-    place at = place_of(chunk, n, o.d, blocks, panels);
-    product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, at.panel, 1, NULL,
+    ptrdiff_t strips = gemm_strips(o.d), blocks = row_blocks(n, strips);
+    place at = place_of(chunk, n, o.d, blocks, strips);
+    product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, at.strip, 1, NULL,
             0, a->dx.data, cn_part(n, blocks, at.block), cn_part(n, blocks, at.block + 1), scratch);
 }
 
 static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
     ptrdiff_t parts = active_parts(o, n), part = chunk % parts;
-    place at = place_of(chunk / parts, o.d, o.m, o.weight_blocks, o.panel_groups);
-    ptrdiff_t panel = at.panel * o.together;
-    ptrdiff_t panels = cn_min(o.together, gemm_panels(o.m) - panel);
+    place at = place_of(chunk / parts, o.d, o.m, o.weight_blocks, o.strip_groups);
     ptrdiff_t from = cn_part(n, parts, part), to = cn_part(n, parts, part + 1);
     real *out = parts > 1 ? (real *)((char *)a->head.workspace + o.dw_parts) + part * o.d * o.m
                           : a->dw.data;
     product((matrix){(const real *)a->x.data + from * o.d, 1, o.d},
-            (matrix){(const real *)a->dy.data + from * o.m, o.m, 1}, to - from, o.m, panel, panels,
-            NULL, 0, out, cn_part(o.d, o.weight_blocks, at.block),
-            cn_part(o.d, o.weight_blocks, at.block + 1), scratch);
+            (matrix){(const real *)a->dy.data + from * o.m, o.m, 1}, to - from, o.m,
+            at.strip * o.together, o.together, NULL, 0, out,
+            cn_part(o.d, o.weight_blocks, at.block), cn_part(o.d, o.weight_blocks, at.block + 1),
+            scratch);
 }
 
 static void db_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t part) {

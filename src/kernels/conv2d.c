@@ -453,7 +453,7 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     ptrdiff_t block = weight_block(g);
     ptrdiff_t images = weight_images(g);
     o.packed_dy = cn_round_up(images * window_bytes(input_window(g, 0, block), g->c), 64);
-    o.scratch = o.packed_dy + images * block * g->q * GEMM_NR * real_bytes;
+    o.scratch = o.packed_dy + images * block * g->q * GEMM_STRIP * real_bytes;
     if (cn_present(a->dx)) {
         ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
         ptrdiff_t under = window_bytes(dy_window(g, 0, rows + g->stride_h), g->k);
@@ -466,10 +466,10 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
 
 static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) { return cn_min(o.parts, n); }
 
-/* Groups of panels of dw, each with its chunks: few, since a chunk reads x once for all its panels,
+/* Groups of strips of dw, each with its chunks: few, since a chunk reads x once for all its strips,
  * but enough for some 16 chunks. */
-static ptrdiff_t panel_groups(const geometry *g, backward_layout o, ptrdiff_t n) {
-    return cn_min(gemm_panels(g->k), cn_ceil_div(16, active_parts(o, n)));
+static ptrdiff_t strip_groups(const geometry *g, backward_layout o, ptrdiff_t n) {
+    return cn_min(gemm_strips(g->k), cn_ceil_div(16, active_parts(o, n)));
 }
 
 /* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
@@ -534,7 +534,7 @@ static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, backward
     winograd dw = winograd_of(g, n, a->winograd_dw);
     if (!cn_present(a->dw)) return 0;
     return a->winograd_dw ? CN(winograd_weights_chunks)(&dw)
-                          : active_parts(o, n) * panel_groups(g, o, n);
+                          : active_parts(o, n) * strip_groups(g, o, n);
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
@@ -585,7 +585,9 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                              (real *)scratch);
         return;
     }
-    ptrdiff_t panels = gemm_panels(g->k), groups = panel_groups(g, o, n), group = chunk % groups;
+    ptrdiff_t strips = gemm_strips(g->k), groups = strip_groups(g, o, n), group = chunk % groups;
+    ptrdiff_t from = cn_part(strips, groups, group) * GEMM_STRIP;
+    ptrdiff_t to = cn_min(g->k, cn_part(strips, groups, group + 1) * GEMM_STRIP);
     ptrdiff_t parts = active_parts(o, n), part = chunk / groups;
     real *packed = (real *)(scratch + o.packed_dy);
     int direct = sums_are_dw(g, o, n);
@@ -608,24 +610,22 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                                 under);
             }
             const real *dy = (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k;
-            for (ptrdiff_t panel = cn_part(panels, groups, group);
-                 panel < cn_part(panels, groups, group + 1); panel++) {
-                ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
-                ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
-                real *out = direct ? a->dw.data : sums + o.filter_rows * j;
-                gemm_panel right = CN(gemm_panel_of)(packed, dy + j, g->k, 1, images * rows * g->q,
-                                                     width, taps * g->r, 0);
-                for (ptrdiff_t r = 0; r < g->r; r++) {
-                    gemm_rows pixels = {x.data + r * x.pitch,
-                                        1,
-                                        g->stride_h * x.pitch,
-                                        rows,
-                                        g->q,
-                                        g->stride_w * g->c,
-                                        images,
-                                        next};
-                    CN(gemm)(&pixels, taps, right, width, out + r * taps * pitch, pitch,
-                             (gemm_epilogue){NULL, 0, accumulate});
+            gemm_rows pixels = {x.data, 1,   g->stride_h * x.pitch, rows, g->q, g->stride_w * g->c,
+                                images, next};
+            for (ptrdiff_t j = from; j < to; j += GEMM_STRIP) {
+                gemm_columns strip =
+                    CN(gemm_columns_of)(packed, dy + j, g->k, 1, images * rows * g->q,
+                                        cn_min(GEMM_STRIP, to - j), taps * g->r, 0);
+                for (ptrdiff_t i = j; i < j + strip.width; i += GEMM_NR) {
+                    ptrdiff_t width = cn_min(GEMM_NR, to - i);
+                    ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
+                    real *out = direct ? a->dw.data : sums + o.filter_rows * i;
+                    gemm_panel panel = gemm_panel_at(&strip, i - j);
+                    for (ptrdiff_t r = 0; r < g->r; r++) {
+                        pixels.x = x.data + r * x.pitch;
+                        CN(gemm)(&pixels, taps, panel, width, out + r * taps * pitch, pitch,
+                                 (gemm_epilogue){NULL, 0, accumulate});
+                    }
                 }
             }
             accumulate = 1;
