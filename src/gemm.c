@@ -109,7 +109,8 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int in
 #pragma GCC unroll 24
         for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-            for (int j = 0; j < nv; j++) __builtin_prefetch(y + i * ldy + j * VL, 1);
+            for (int j = 0; j < nv; j += cn_max(1, 64 / CN_VECTOR_BYTES))
+                __builtin_prefetch(y + i * ldy + j * VL, 1);
 
     for (ptrdiff_t group = 0; group < g->groups; group++)
         for (ptrdiff_t run = 0; run < g->runs; run++) {
@@ -129,6 +130,13 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int in
 #undef MULTIPLY
         }
 
+    if (!halved && last == VL && !epilogue->bias && !epilogue->relu) {
+#pragma GCC unroll 24
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < nv; j++) v_store(y + i * ldy + j * VL, sum[i][j]);
+        return;
+    }
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) {
         ptrdiff_t some = j < nv - 1 ? VL : last;
