@@ -8,9 +8,13 @@
  * that. */
 enum { DEPTH = 512, ROWS = 256 };
 
+/* Rows at a time where x goes by columns: what a tile meets of x is then as large as its panel, and
+ * both are to stay near. */
+enum { DEPTH_BY_COLUMNS = DEPTH / (GEMM_TOGETHER > 1 ? 4 : 2) };
+
 /* In scratch, behind the strip: columns of x copied side by side, a little more than a power of two
  * apart. */
-enum { COPY_PITCH = ROWS + 64 / (int)sizeof(real), COPY = DEPTH / 2 * COPY_PITCH };
+enum { COPY_PITCH = ROWS + 64 / (int)sizeof(real), COPY = DEPTH_BY_COLUMNS * COPY_PITCH };
 
 /* Blocks of `rows` rows, with as many columns as `strips` hold: some 16 chunks where there is
  * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold. */
@@ -64,8 +68,7 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                     ptrdiff_t strips, const real *bias, int relu, real *y, ptrdiff_t from,
                     ptrdiff_t to, real *packed) {
     int copied = far_apart(x.column, depth);
-    /* Where x goes by columns, its block is as large as a panel's: both are to stay near. */
-    ptrdiff_t at_once = x.column == 1 ? DEPTH : DEPTH / 2;
+    ptrdiff_t at_once = x.column == 1 ? DEPTH : DEPTH_BY_COLUMNS;
     real *copy = packed + DEPTH * GEMM_STRIP;
     ptrdiff_t end = cn_min(columns, (first + strips) * GEMM_STRIP);
     for (ptrdiff_t l = 0; l < depth; l += at_once) {
