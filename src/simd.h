@@ -133,6 +133,9 @@ CN_INLINE int past_caches(cn_tensor y, const void *argument) {
 CN_INLINE int rows_past_caches(cn_tensor y, const void *argument) {
     return cn_channels(y) % VL == 0 && past_caches(y, argument);
 }
+/* Results that are not written one after the other, as tiles and windows lie, pass the caches only
+ * where each vector is a whole line: a line that waits for its other half is sent off before. */
+enum { WHOLE_LINES = CN_VECTOR_BYTES >= 64 };
 /* A store of the one or the other kind; past the caches only to where v_can_stream. */
 CN_INLINE void v_put(real *p, vec a, ptrdiff_t n, int past) {
     if (past && n >= VL)

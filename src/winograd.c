@@ -122,7 +122,7 @@ CN_INLINE void filter_of(const int m, const int r, const winograd *g, const real
     ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels;
     ptrdiff_t first = chunk / panels * FILTER_ROWS, end = cn_min(g->c, first + FILTER_ROWS);
     ptrdiff_t width = gemm_panel_width(g->k, panel), point = matrix_size(g);
-    int past = large_filters(g) && v_can_stream(u);
+    int past = WHOLE_LINES && large_filters(g) && v_can_stream(u);
     vec tap[5][5][VL];
     for (ptrdiff_t c0 = first; c0 < end; c0 += VL)
         for (ptrdiff_t k0 = panel * GEMM_NR; k0 < panel * GEMM_NR + width; k0 += VL) {
@@ -371,7 +371,7 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     if (epilogue.moments) epilogue.moments += block * moments_size(g->k);
     memset(zero, 0, (size_t)g->c * sizeof(real));
     read_tiles(g, x, first, count, v, zero);
-    int past = g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
+    int past = WHOLE_LINES && g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
     ptrdiff_t begin = first_panel(g, groups, group), end = first_panel(g, groups, group + 1);
     /* What is read next and where this is written come from far away while it multiplies. */
     span next = inputs(g, x, first + count, cn_min(first + 2 * count, tiles));

@@ -53,7 +53,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     real *dx = (real *)a->dx.data + i * cn_example(a->dx);
     int add = !windows_disjoint(a->size, a->stride);
     int all = windows_cover(a->dx, a->dy, a->size, a->stride, a->padding);
-    int past = !add && all && rows_past_caches(a->dx, a->dy.data);
+    int past = WHOLE_LINES && !add && all && rows_past_caches(a->dx, a->dy.data);
     if (!all) memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
     for (ptrdiff_t p = 0; p < a->dy.shape[1]; p++)
         for (ptrdiff_t q = 0; q < a->dy.shape[2]; q++, dy += c) {

@@ -118,7 +118,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     ptrdiff_t c = a->dx.shape[3], pitch = a->dx.shape[2] * c, example = cn_example(a->dy);
     int add = !windows_disjoint(a->size, a->stride);
     int all = windows_cover(a->dx, a->dy, a->size, a->stride, a->padding);
-    int past = !add && all && rows_past_caches(a->dx, a->dy.data);
+    int past = WHOLE_LINES && !add && all && rows_past_caches(a->dx, a->dy.data);
     real *dx = (real *)a->dx.data + i * cn_example(a->dx);
     if (!all) memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
     const real *dy = (const real *)a->dy.data + i * example;
