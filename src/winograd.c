@@ -196,21 +196,33 @@ static ptrdiff_t point_size(ptrdiff_t pitch) {
 }
 
 /* The addresses of the pixels under a tile, SIDE for each row; that of `zero` for those outside the
- * image. */
+ * image. Compilers take vectors that are wider than the processor's apart into single lanes. */
+enum { ADDRESSES = CN_VECTOR_BYTES / (int)sizeof(intptr_t) };
 typedef intptr_t addresses
-    __attribute__((vector_size(SIDE * sizeof(intptr_t)), aligned(sizeof(intptr_t)), may_alias));
+    __attribute__((vector_size(CN_VECTOR_BYTES), aligned(sizeof(intptr_t)), may_alias));
 CN_INLINE void tile_pixels(const int size, const winograd *g, const real *x, place at,
                            const real *zero, const real **pixel) {
-    const addresses lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+    static const intptr_t columns[SIDE] = {0, 1, 2, 3, 4, 5, 6, 7};
     ptrdiff_t row = at.row - g->top, column = at.column - g->left, line = g->w * g->c;
-    addresses outside = (lanes < -column) | (lanes >= g->w - column);
     const intptr_t bytes = sizeof(real);
-    addresses corner = (intptr_t)x + ((at.image * g->h + row) * line + column * g->c) * bytes +
-                       lanes * (g->c * bytes);
-    for (int i = 0; i < size; i++, row++, corner += line * bytes) {
-        addresses none = outside | -(intptr_t)(row < 0 || row >= g->h);
-        *(addresses *)(pixel + i * SIDE) = (corner & ~none) | ((intptr_t)zero & none);
+    intptr_t corner = (intptr_t)x + ((at.image * g->h + row) * line + column * g->c) * bytes;
+#pragma GCC unroll 4
+    for (int j = 0; j < size; j += ADDRESSES) {
+        addresses lanes = *(const addresses *)(columns + j), here = corner + lanes * (g->c * bytes);
+        addresses outside = (lanes < -column) | (lanes >= g->w - column);
+        for (int i = 0; i < size; i++, here += line * bytes) {
+            addresses none = outside | -(intptr_t)(row + i < 0 || row + i >= g->h);
+            *(addresses *)(pixel + i * SIDE + j) = (here & ~none) | ((intptr_t)zero & none);
+        }
     }
+}
+
+/* Asks for a line of each pixel that is not under the tile on the left, too. */
+enum { LINE = 64 / (int)sizeof(real) };
+CN_INLINE void ask_for_pixels(const int size, const int r, const real *const *pixel, ptrdiff_t l) {
+    for (int i = 0; i < size; i++)
+#pragma GCC unroll 8
+        for (int j = r - 1; j < size; j++) __builtin_prefetch(pixel[i * SIDE + j] + l);
 }
 
 /* v[point][tile][channel] of `count` tiles from the first: B^T x B. `zero` holds channels zeros. */
@@ -225,18 +237,20 @@ CN_INLINE void read_tiles_of(const int m, const int r, const winograd *g, const 
         int more = t + 1 < count;
         const real **pixel = pixels[t % 2], **next = pixels[(t + more) % 2];
         if (more) tile_pixels(size, g, x, at = place_after(g, at), zero, next);
-        for (ptrdiff_t l = 0; l < c; l += VL) {
-            const real **ahead = l + VL < c ? pixel : next;
-            ptrdiff_t far = l + VL < c ? l + VL : 0;
-            for (int i = 0; i < size; i++)
-#pragma GCC unroll 8
-                for (int j = r - 1; j < size; j++) __builtin_prefetch(ahead[i * SIDE + j] + far);
+        ptrdiff_t l = 0;
+        for (; l + VL <= c; l += VL) {
+            if (l % LINE == 0)
+                ask_for_pixels(size, r, l + LINE < c ? pixel : next, l + LINE < c ? l + LINE : 0);
             real *to = v + l;
-            if (c - l >= VL)
-                TRANSFORM(INPUT, size, 0, v_load(pixel[i * SIDE + j] + l), AT_POINT(v_store));
-            else
-                TRANSFORM(INPUT, size, 0, v_load_n(pixel[i * SIDE + j] + l, c - l),
-                          AT_POINT(v_store));
+            const real **from =
+                pixel; /* where they stand: not all at once, for want of registers */
+            __asm__("" : "+r"(from));
+            TRANSFORM(INPUT, size, 0, v_load(from[i * SIDE + j] + l), AT_POINT(v_store));
+        }
+        if (l < c) {
+            if (l % LINE == 0) ask_for_pixels(size, r, next, 0);
+            real *to = v + l;
+            TRANSFORM(INPUT, size, 0, v_load_n(pixel[i * SIDE + j] + l, c - l), AT_POINT(v_store));
         }
     }
 }
