@@ -288,7 +288,7 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
 }
 
 /* Of x, which do not pay for packing what they meet. */
-enum { FEW_ROWS = 64 };
+enum { FEW_ROWS = 4 * VL };
 
 gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                                  ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more) {
