@@ -67,13 +67,8 @@ ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
     return points(g) * matrix_size(g);
 }
 
-/* Panels that share an input's transform where it is made anew for some of them: 256 bytes of
- * columns, one panel with wide vectors. */
-enum { TOGETHER = 256 / (GEMM_NR * (int)sizeof(real)) };
-static ptrdiff_t groups_of_panels(const winograd *g) {
-    return cn_ceil_div(gemm_panels(g->k), TOGETHER);
-}
-/* Where a group of panels begins, and the one before it ends. */
+/* Where a group of panels begins, and the one before it ends. There are as many groups as strips
+ * where an input is transformed anew for each. */
 static ptrdiff_t first_panel(const winograd *g, ptrdiff_t groups, ptrdiff_t group) {
     return cn_part(gemm_panels(g->k), groups, group);
 }
@@ -86,7 +81,7 @@ static ptrdiff_t filter_bytes(const winograd *g) {
 }
 static int large_filters(const winograd *g) { return filter_bytes(g) > PAST_CACHES; }
 static ptrdiff_t panel_groups(const winograd *g) {
-    return large_filters(g) ? groups_of_panels(g) : 1;
+    return large_filters(g) ? gemm_strips(g->k) : 1;
 }
 
 /* Rows of c that a chunk transforms, of one panel. */
@@ -348,7 +343,7 @@ static void write_tiles(const winograd *g, const real *p, ptrdiff_t first, ptrdi
 
 ptrdiff_t CN(winograd_scratch)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_scratch)(g);
-    ptrdiff_t panels = cn_min(gemm_panels(g->k), TOGETHER); /* of gradients */
+    ptrdiff_t panels = cn_min(gemm_panels(g->k), GEMM_TOGETHER); /* of gradients */
     return points(g) * (point_size(tile_pitch(g->c)) + panels * point_size(GEMM_NR)) +
            cn_round_up(g->c, VL);
 }
@@ -412,7 +407,7 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
 /* Parts of the tiles: some 16 chunks, each of two blocks at least, in 8 MiB. */
 static ptrdiff_t weight_parts(const winograd *g) {
     ptrdiff_t room = (8 << 20) / filter_bytes(g);
-    ptrdiff_t most = cn_min(cn_ceil_div(16, groups_of_panels(g)), tiles_of(g) / (2 * BLOCK));
+    ptrdiff_t most = cn_min(cn_ceil_div(16, gemm_strips(g->k)), tiles_of(g) / (2 * BLOCK));
     return cn_max(1, cn_min(room, most));
 }
 
@@ -422,7 +417,7 @@ ptrdiff_t CN(winograd_weights_size)(const winograd *g) {
 }
 ptrdiff_t CN(winograd_weights_chunks)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_weights_chunks)(g);
-    return weight_parts(g) * groups_of_panels(g);
+    return weight_parts(g) * gemm_strips(g->k);
 }
 
 /* z[point][tile][column] of up to GEMM_NR columns of dy; outside the image dy is 0. */
@@ -470,7 +465,7 @@ void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real
         return;
     }
     ptrdiff_t count_points = points(g);
-    ptrdiff_t groups = groups_of_panels(g), group = chunk % groups, part = chunk / groups;
+    ptrdiff_t groups = gemm_strips(g->k), group = chunk % groups, part = chunk / groups;
     ptrdiff_t panel = first_panel(g, groups, group);
     ptrdiff_t panels = first_panel(g, groups, group + 1) - panel;
     ptrdiff_t parts = weight_parts(g), end = cn_part(tiles_of(g), parts, part + 1);

@@ -49,7 +49,8 @@ void CN(winograd_rows_filter)(const winograd *g, const real *w, int turned, real
 /* A block is some output rows of one image. In scratch it has
  *     columns[column][row][channel]    the input under it, with zeros outside the image
  *     v[point][tile][row][channel]     transformed
- *     p[point][tile][row][k]           the products, or the transformed gradients, of one panel
+ *     p[point][tile][row][k]           the products of one panel, or the transformed gradients of a
+ *                                      strip's panels, one after the other
  * so that the rows of a product, one for each output row, are a line's steps of one pixel. */
 typedef struct {
     ptrdiff_t tiles, rows, blocks; /* across; of a block at most; of an image */
@@ -74,7 +75,7 @@ static layout layout_of(const winograd *g) {
     o.p_point = o.tiles * o.rows * o.width + VL;
     o.v = (o.tiles * M + R - 1) * o.line;
     o.p = o.v + SIZE * o.v_point;
-    o.size = o.p + SIZE * o.p_point;
+    o.size = o.p + cn_min(gemm_panels(g->k), GEMM_TOGETHER) * SIZE * o.p_point;
     return o;
 }
 
@@ -175,18 +176,18 @@ void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u,
 }
 
 /* Gradient of the filters: du[part][point] is a (r c, k) matrix in panels, the sum of v^T z over
- * the part's images. A chunk makes one panel of one part. */
+ * the part's images. A chunk makes one strip of panels of one part. */
 
 static ptrdiff_t weight_parts(const winograd *g) {
     ptrdiff_t room = (8 << 20) / (CN(winograd_rows_filter_size)(g) * (ptrdiff_t)sizeof(real));
-    return cn_clamp(cn_ceil_div(16, gemm_panels(g->k)), 1, cn_clamp(room, 1, g->n));
+    return cn_clamp(cn_ceil_div(16, gemm_strips(g->k)), 1, cn_clamp(room, 1, g->n));
 }
 
 ptrdiff_t CN(winograd_rows_weights_size)(const winograd *g) {
     return weight_parts(g) * CN(winograd_rows_filter_size)(g);
 }
 ptrdiff_t CN(winograd_rows_weights_chunks)(const winograd *g) {
-    return weight_parts(g) * gemm_panels(g->k);
+    return weight_parts(g) * gemm_strips(g->k);
 }
 
 /* z of a block; beyond the image dy is 0. */
@@ -211,24 +212,33 @@ static void read_gradients(const winograd *g, const layout *o, const real *dy, p
 void CN(winograd_rows_weights)(const winograd *g, const real *x, const real *dy, real *du,
                                ptrdiff_t chunk, real *scratch) {
     layout o = layout_of(g);
-    ptrdiff_t panels = gemm_panels(g->k), panel = chunk % panels, part = chunk / panels;
-    ptrdiff_t parts = weight_parts(g), j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
+    ptrdiff_t strips = gemm_strips(g->k), strip = chunk % strips, part = chunk / strips;
+    ptrdiff_t from = strip * GEMM_STRIP, to = cn_min(g->k, from + GEMM_STRIP);
     ptrdiff_t depth = depth_of(g), matrix = gemm_packed_size(depth, g->k);
-    ptrdiff_t pitch = cn_round_up(width, VL), end = cn_part(g->n, parts, part + 1) * o.blocks;
-    real *v = scratch + o.v, *z = scratch + o.p;
-    du += part * SIZE * matrix + gemm_packed_place(depth_of(g), g->k, 0, j);
+    ptrdiff_t parts = weight_parts(g), end = cn_part(g->n, parts, part + 1) * o.blocks;
+    real *v = scratch + o.v;
+    du += part * SIZE * matrix;
     int accumulate = 0;
     for (ptrdiff_t block = cn_part(g->n, parts, part) * o.blocks; block < end; block++) {
         place at = place_of(g, &o, block);
         read_block(g, &o, x, at, scratch, v);
-        read_gradients(g, &o, dy + j, pitch, at, width, z);
+        real *z = scratch + o.p;
+        for (ptrdiff_t j = from; j < to; j += GEMM_NR, z += SIZE * o.p_point) {
+            ptrdiff_t width = cn_min(GEMM_NR, to - j);
+            read_gradients(g, &o, dy + j, cn_round_up(width, VL), at, width, z);
+        }
         place then = place_of(g, &o, cn_min(block + 1, end - 1));
         const real *next_dy = dy + (then.image * g->p + then.row) * g->q * g->k;
         for (int i = 0; i < SIZE; i++) {
             ask_for((span){next_dy, then.rows * g->q * g->k}, SIZE, i);
             gemm_rows rows = {v + i * o.v_point, 1, o.line, o.tiles, at.rows, g->c, 1, 0};
-            CN(gemm)(&rows, depth, gemm_packed(z + i * o.p_point, pitch), pitch, du + i * matrix,
-                     pitch, (gemm_epilogue){NULL, 0, accumulate});
+            z = scratch + o.p + i * o.p_point;
+            for (ptrdiff_t j = from; j < to; j += GEMM_NR, z += SIZE * o.p_point) {
+                ptrdiff_t pitch = cn_round_up(cn_min(GEMM_NR, to - j), VL);
+                CN(gemm)(&rows, depth, gemm_packed(z, pitch), pitch,
+                         du + i * matrix + gemm_packed_place(depth, g->k, 0, j), pitch,
+                         (gemm_epilogue){NULL, 0, accumulate});
+            }
         }
         accumulate = 1;
     }
