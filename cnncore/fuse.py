@@ -13,7 +13,7 @@ from .plan import Op, Tensor, kernel_fields
 def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
     ops = relu_into_producer(share_gradient_of_add(ops), keep)
     ops = relu_into_max_pool_backward(relu_into_batchnorm_backward(ops, keep), keep)
-    return moments_into_convolution(ops)
+    return moments_into_convolution(sum_into_relu_backward(ops, keep))
 
 
 # Tiles of outputs, rows and columns, that src/winograd.h has for a filter's side; its switch is the
@@ -151,6 +151,23 @@ def relu_into_max_pool_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> li
         dx = replace(made, shape=before.outputs["dx"].shape, source=made)
         inputs = before.inputs | {"y": maker.outputs["y"]}
         return replace(before, inputs=inputs, outputs={"dx": dx}, fused={"relu": 1})
+
+    return _merge_neighbours(ops, keep, merge)
+
+
+def sum_into_relu_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
+    """Where gradients of two readers meet behind a ReLU, its backward pass adds them up."""
+
+    def merge(before: Op, op: Op) -> Op | None:
+        if (before.kernel, op.kernel) != ("add_forward", "relu_backward"):
+            return None
+        if op.inputs["dy"].root is not before.outputs["y"].root:
+            return None
+        shape = op.inputs["dy"].shape
+        dy, dy1 = (
+            replace(before.inputs[x], shape=shape, source=before.inputs[x]) for x in ("x0", "x1")
+        )
+        return replace(op, inputs=op.inputs | {"dy": dy, "dy1": dy1})
 
     return _merge_neighbours(ops, keep, merge)
 

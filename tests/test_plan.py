@@ -114,6 +114,19 @@ def test_fusion_names_what_it_replaces_and_equals_its_parts(data, net, forward, 
     np.testing.assert_allclose(fused[1], parts[1], rtol=1e-10, atol=1e-14)
 
 
+def test_gradients_that_meet_behind_a_relu_are_added_by_it(data):
+    x, y = data
+    block = cnn.Residual([cnn.Conv2d(5, 3, padding=1)])
+    net = cnn.Sequential([cnn.Conv2d(5, 3), cnn.ReLU(), block, cnn.Flatten(), cnn.Affine(4)])
+    model = model_of(net=net)
+    plan = model.architecture.plan(Purpose("gradients", 40, model.isa, model.loss, model.l2))
+    [meeting] = [op for op in plan.ops if op.kernel == "relu_backward"]
+    assert set(meeting.inputs) == {"dy", "dy1", "y"}
+    assert [part.kernel for part in meeting.replaces] == ["add_forward", "relu_backward"]
+    fused, parts = fused_and_plain(model, plan, x, y, 40)
+    np.testing.assert_array_equal(fused[1], parts[1])
+
+
 def test_plan_equals_the_twins_step_by_step(data):
     """Three whole training steps, updates and running averages included, by both executors."""
     x, y = data

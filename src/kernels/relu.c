@@ -30,6 +30,7 @@ static const char *backward_check(const void *args) {
     const relu_backward *a = args;
     if (!elementwise_batch(a->y)) return "y must have at least one element";
     if (!cn_same(a->dy, a->y)) return "dy must have the shape of y";
+    if (cn_present(a->dy1) && !cn_same(a->dy1, a->y)) return "dy1 must have the shape of y";
     if (!cn_same(a->dx, a->y)) return "dx must have the shape of y";
     return NULL;
 }
@@ -41,13 +42,15 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const relu_backward *a = args;
-    const real *y = a->y.data, *dy = a->dy.data;
+    const real *y = a->y.data, *dy = a->dy.data, *dy1 = a->dy1.data;
     real *dx = a->dx.data;
     ptrdiff_t end = elementwise_end(a->y, step->n, chunk);
     int past = past_caches(a->dx, dy);
     for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
         ivec on = v_load_n(y + i, end - i) > 0;
-        v_put(dx + i, v_select(on, v_load_n(dy + i, end - i), (vec){0}), end - i, past);
+        vec g = v_load_n(dy + i, end - i);
+        if (dy1) g += v_load_n(dy1 + i, end - i);
+        v_put(dx + i, v_select(on, g, (vec){0}), end - i, past);
     }
 }
 
