@@ -1,8 +1,8 @@
 #include "gemm.h"
 
-/* Rows of a panel that the first tile to meet it asks for ahead: where it stays in place it may be
- * far away, in another core's cache. A tile of one vector a row has no register left for that.
- * The other tiles ask for what they have: a branch would cost more. */
+/* With 32 registers, the rows of a panel that the first tile to meet it asks for ahead: where it
+ * stays in place it may be far away, in another core's cache. A tile of one vector a row has no
+ * register left for that. The other tiles ask for what they have: a branch would cost more. */
 enum { PANEL_AHEAD = 24 };
 
 /* Where the last vector of a row holds little, half a vector is multiplied in half the time. */
@@ -83,6 +83,31 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
     }
 }
 
+/* Stores a tile's sums; of the last vector so many columns. */
+CN_INLINE void put_sums(const int rows, const int nv, const int halved, vec sum[24][4],
+                        const half low[24], ptrdiff_t last, real *y, ptrdiff_t ldy,
+                        const gemm_epilogue *restrict epilogue) {
+    if (!halved && last == VL && !epilogue->bias && !epilogue->relu) {
+#pragma GCC unroll 24
+        for (int i = 0; i < rows; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < nv; j++) v_store(y + i * ldy + j * VL, sum[i][j]);
+        return;
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+        ptrdiff_t some = j < nv - 1 ? VL : last;
+        /* -0 leaves every sum as it is, as where there is nothing to add. */
+        vec bias = epilogue->bias ? v_load_n(epilogue->bias + j * VL, some) : v_set((real)-0.0);
+#pragma GCC unroll 24
+        for (int i = 0; i < rows; i++) {
+            vec out = (j < nv - halved ? sum[i][j] : whole_of(low[i])) + bias;
+            if (epilogue->relu) out = v_relu(out);
+            v_store_n(y + i * ldy + j * VL, out, some);
+        }
+    }
+}
+
 /* `rows`, `nv`, `halved` and `in_place` are constants where this is inlined, so that the
  * accumulators are rows * nv registers. */
 CN_INLINE void tile(const int rows, const int nv, const int halved, const int in_place,
@@ -109,7 +134,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int in
 #pragma GCC unroll 24
         for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-            for (int j = 0; j < nv; j += cn_max(1, 64 / CN_VECTOR_BYTES))
+            for (int j = 0; j < nv; j += 64 / CN_VECTOR_BYTES)
                 __builtin_prefetch(y + i * ldy + j * VL, 1);
 
     for (ptrdiff_t group = 0; group < g->groups; group++)
@@ -130,24 +155,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int in
 #undef MULTIPLY
         }
 
-    if (!halved && last == VL && !epilogue->bias && !epilogue->relu) {
-#pragma GCC unroll 24
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-            for (int j = 0; j < nv; j++) v_store(y + i * ldy + j * VL, sum[i][j]);
-        return;
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < nv; j++) {
-        ptrdiff_t some = j < nv - 1 ? VL : last;
-        vec bias = epilogue->bias ? v_load_n(epilogue->bias + j * VL, some) : (vec){0};
-#pragma GCC unroll 24
-        for (int i = 0; i < rows; i++) {
-            vec out = (j < whole ? sum[i][j] : whole_of(low[i])) + bias;
-            if (epilogue->relu) out = v_relu(out);
-            v_store_n(y + i * ldy + j * VL, out, some);
-        }
-    }
+    put_sums(rows, nv, halved, sum, low, last, y, ldy, epilogue);
 }
 
 /* Accumulators of the largest tile, of nv vectors each row. */
@@ -279,15 +287,18 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
     }
     /* A few columns of long rows: no pattern that the processor would fetch ahead by itself. */
     enum { ROWS_AHEAD = 8 };
-    for (ptrdiff_t l = 0; l < depth; l++)
-        for (ptrdiff_t j = 0; j < width; j += VL) {
-            const real *from = w + l * row + j;
-            __builtin_prefetch(from + ROWS_AHEAD * row);
-            v_store(packed + gemm_packed_place(depth, width, l, j), v_load_n(from, width - j));
+    for (ptrdiff_t l = 0; l < depth; l++, w += row)
+        for (ptrdiff_t first = 0; first < width; first += GEMM_NR) {
+            ptrdiff_t end = cn_min(GEMM_NR, width - first);
+            real *to = packed + depth * first + l * cn_round_up(end, VL);
+            for (ptrdiff_t j = 0; j < end; j += VL) {
+                __builtin_prefetch(w + ROWS_AHEAD * row + first + j);
+                v_store(to + j, v_load_n(w + first + j, end - j));
+            }
         }
 }
 
-/* Of x, which do not pay for packing what they meet. */
+/* So few rows of x do not pay for packing what they meet. */
 enum { FEW_ROWS = 4 * VL };
 
 gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,

@@ -61,14 +61,15 @@ CN_INLINE ptrdiff_t gemm_packed_place(ptrdiff_t depth, ptrdiff_t columns, ptrdif
 typedef struct {
     const real *data;
     ptrdiff_t pitch;
-    const real *next; /* asked for meanwhile: one of the same form that is to follow; or NULL */
+    const real *next; /* asked for meanwhile, with 32 registers: one of the same form that is to
+                         follow; or NULL */
 } gemm_panel;
 CN_INLINE gemm_panel gemm_packed(const real *packed, ptrdiff_t width) {
     return (gemm_panel){packed, cn_round_up(width, VL), NULL};
 }
 
-/* Panels that go together where rows are fetched or written for them: 256 bytes of columns, one
- * panel where vectors are wide. */
+/* A strip: panels that go together where rows are fetched or written for them, 256 bytes of
+ * columns; one panel where vectors are wide. */
 enum { GEMM_TOGETHER = 256 / (GEMM_NR * (int)sizeof(real)), GEMM_STRIP = GEMM_TOGETHER * GEMM_NR };
 CN_INLINE ptrdiff_t gemm_strips(ptrdiff_t columns) { return cn_ceil_div(columns, GEMM_STRIP); }
 

@@ -56,8 +56,8 @@ CN_INLINE void interleave(lanes64 x, lanes64 y, lanes64 *even, lanes64 *odd) {
     *odd = (lanes64)_mm256_unpackhi_epi64((__m256i)x, (__m256i)y);
 #else
     for (int i = 0; i < LANES64; i += 2) {
-        lanes64 *const to[] = {even, odd};
-        for (int j = 0; j < 2; j++) (*to[j])[i] = x[i + j], (*to[j])[i + 1] = y[i + j];
+        (*even)[i] = x[i], (*even)[i + 1] = y[i];
+        (*odd)[i] = x[i + 1], (*odd)[i + 1] = y[i + 1];
     }
 #endif
 }

@@ -67,22 +67,18 @@ ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
     return points(g) * matrix_size(g);
 }
 
-/* Where a group of panels begins, and the one before it ends. There are as many groups as strips
- * where an input is transformed anew for each. */
-static ptrdiff_t first_panel(const winograd *g, ptrdiff_t groups, ptrdiff_t group) {
-    return cn_part(gemm_panels(g->k), groups, group);
-}
-
-/* Filters that fill a good part of any cache go past it when they are made. Then they are gone
- * through one group of panels a chunk, and the input is transformed anew for each: otherwise each
- * block of tiles would fetch all of them. */
+/* Filters that fill a good part of any cache go past it when they are made, where a vector is a
+ * line. They are gone through one strip of panels a chunk, and the input is transformed anew for
+ * each: otherwise each block of tiles would fetch all of them. */
 static ptrdiff_t filter_bytes(const winograd *g) {
     return points(g) * gemm_packed_size(g->c, g->k) * (ptrdiff_t)sizeof(real);
 }
 static int large_filters(const winograd *g) { return filter_bytes(g) > PAST_CACHES; }
-static ptrdiff_t panel_groups(const winograd *g) {
-    return large_filters(g) ? gemm_strips(g->k) : 1;
+/* Columns of the filters that one chunk takes. */
+static ptrdiff_t columns_at_once(const winograd *g) {
+    return large_filters(g) ? GEMM_STRIP : cn_round_up(g->k, GEMM_STRIP);
 }
+static ptrdiff_t column_groups(const winograd *g) { return cn_ceil_div(g->k, columns_at_once(g)); }
 
 /* Rows of c that a chunk transforms, of one panel. */
 enum { FILTER_ROWS = 2 * VL };
@@ -237,8 +233,8 @@ CN_INLINE void read_tiles_of(const int m, const int r, const winograd *g, const 
             if (l % LINE == 0)
                 ask_for_pixels(size, r, l + LINE < c ? pixel : next, l + LINE < c ? l + LINE : 0);
             real *to = v + l;
-            const real **from =
-                pixel; /* where they stand: not all at once, for want of registers */
+            /* Read where they stand: kept, all addresses would only be copied to memory. */
+            const real **from = pixel;
             __asm__("" : "+r"(from));
             TRANSFORM(INPUT, size, 0, v_load(from[i * SIDE + j] + l), AT_POINT(v_store));
         }
@@ -352,7 +348,7 @@ ptrdiff_t CN(winograd_scratch)(const winograd *g) {
  * some chunks even of few tiles. */
 static ptrdiff_t tile_blocks(const winograd *g) {
     ptrdiff_t tiles = tiles_of(g), at_once = g->c < 128 || large_filters(g) ? BLOCK : BLOCK / 2;
-    ptrdiff_t wanted = cn_min(cn_ceil_div(8, panel_groups(g)), cn_ceil_div(tiles, 16));
+    ptrdiff_t wanted = cn_min(cn_ceil_div(8, column_groups(g)), cn_ceil_div(tiles, 16));
     return cn_max(cn_ceil_div(tiles, at_once), wanted);
 }
 
@@ -360,7 +356,7 @@ ptrdiff_t CN(winograd_parts)(const winograd *g) {
     return by_rows(g) ? CN(winograd_rows_chunks)(g) : tile_blocks(g);
 }
 ptrdiff_t CN(winograd_chunks)(const winograd *g) {
-    return by_rows(g) ? CN(winograd_rows_chunks)(g) : tile_blocks(g) * panel_groups(g);
+    return by_rows(g) ? CN(winograd_rows_chunks)(g) : tile_blocks(g) * column_groups(g);
 }
 
 void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_epilogue epilogue,
@@ -373,7 +369,8 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     ptrdiff_t tiles = tiles_of(g), blocks = tile_blocks(g), block = chunk % blocks;
     ptrdiff_t first = cn_part(tiles, blocks, block);
     ptrdiff_t count = cn_part(tiles, blocks, block + 1) - first;
-    ptrdiff_t groups = panel_groups(g), group = chunk / blocks;
+    ptrdiff_t from = chunk / blocks * columns_at_once(g);
+    ptrdiff_t to = cn_min(g->k, from + columns_at_once(g));
     ptrdiff_t pitch = tile_pitch(g->c), in_point = point_size(pitch);
     ptrdiff_t out_point = point_size(GEMM_NR), matrix = matrix_size(g);
     real *v = scratch, *p = v + count_points * in_point, *zero = p + count_points * out_point;
@@ -381,16 +378,15 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     memset(zero, 0, (size_t)g->c * sizeof(real));
     read_tiles(g, x, first, count, v, zero);
     int past = WHOLE_LINES && g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
-    ptrdiff_t begin = first_panel(g, groups, group), end = first_panel(g, groups, group + 1);
     /* What is read next and where this is written come from far away while it multiplies. */
     span next = inputs(g, x, first + count, cn_min(first + 2 * count, tiles));
     span here = outputs(g, y, first, first + count);
-    for (ptrdiff_t panel = begin; panel < end; panel++) {
-        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
+    for (ptrdiff_t j = from; j < to; j += GEMM_NR) {
+        ptrdiff_t width = cn_min(GEMM_NR, to - j);
         for (ptrdiff_t i = 0; i < count_points; i++) {
-            if (panel == begin) {
+            if (j == from) {
                 ask_for(next, count_points, i);
-                if (groups == 1 && !past) ask_for(here, count_points, i);
+                if (to - from == g->k && !past) ask_for(here, count_points, i);
             }
             gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
             CN(gemm)(&rows, count, gemm_packed(u + i * matrix + g->c * j, width),
@@ -402,7 +398,7 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
 }
 
 /* Gradient of the filters: du[part][point] is a (c, k) matrix in panels, the sum of v^T z over the
- * part's tiles, z = A dy A^T. A chunk makes one group of panels of one part. */
+ * part's tiles, z = A dy A^T. A chunk makes one strip of panels of one part. */
 
 /* Parts of the tiles: some 16 chunks, each of two blocks at least, in 8 MiB. */
 static ptrdiff_t weight_parts(const winograd *g) {
@@ -465,35 +461,36 @@ void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real
         return;
     }
     ptrdiff_t count_points = points(g);
-    ptrdiff_t groups = gemm_strips(g->k), group = chunk % groups, part = chunk / groups;
-    ptrdiff_t panel = first_panel(g, groups, group);
-    ptrdiff_t panels = first_panel(g, groups, group + 1) - panel;
+    ptrdiff_t strips = gemm_strips(g->k), part = chunk / strips;
+    ptrdiff_t from = chunk % strips * GEMM_STRIP, to = cn_min(g->k, from + GEMM_STRIP);
     ptrdiff_t parts = weight_parts(g), end = cn_part(tiles_of(g), parts, part + 1);
     ptrdiff_t c_pitch = tile_pitch(g->c), matrix = matrix_size(g);
     ptrdiff_t in_point = point_size(c_pitch), out_point = point_size(GEMM_NR);
-    real *v = scratch, *z = v + count_points * in_point;
-    real *zero = z + panels * count_points * out_point;
+    ptrdiff_t out_panel = count_points * out_point;
+    real *v = scratch, *gradients = v + count_points * in_point;
+    real *zero = gradients + gemm_panels(to - from) * out_panel;
     memset(zero, 0, (size_t)g->c * sizeof(real));
     du += part * count_points * matrix;
     int accumulate = 0;
     for (ptrdiff_t first = cn_part(tiles_of(g), parts, part); first < end; first += BLOCK) {
         ptrdiff_t count = cn_min(BLOCK, end - first);
         read_tiles(g, x, first, count, v, zero);
-        for (ptrdiff_t i = 0; i < panels; i++)
-            read_gradients(g, dy + (panel + i) * GEMM_NR, first, count,
-                           gemm_panel_width(g->k, panel + i), z + i * count_points * out_point);
+        real *z = gradients;
+        for (ptrdiff_t j = from; j < to; j += GEMM_NR, z += out_panel)
+            read_gradients(g, dy + j, first, count, cn_min(GEMM_NR, to - j), z);
         ptrdiff_t next = cn_min(first + 2 * BLOCK, end);
         span next_x = inputs(g, x, first + count, next);
         span next_dy = outputs(g, dy, first + count, next);
         for (ptrdiff_t i = 0; i < count_points; i++) {
             ask_for(next_x, count_points, i);
-            if (groups <= 2) ask_for(next_dy, count_points, i); /* not all for a part */
+            /* All of dy, where that is not asked for once for each of many strips. */
+            if (strips <= 2) ask_for(next_dy, count_points, i);
             gemm_rows rows = {v + i * in_point, 1, 0, 1, count, c_pitch, 1, 0};
-            for (ptrdiff_t p = 0; p < panels; p++) {
-                ptrdiff_t pitch = cn_round_up(gemm_panel_width(g->k, panel + p), VL);
-                CN(gemm)(&rows, g->c, gemm_packed(z + (p * count_points + i) * out_point, pitch),
-                         pitch, du + i * matrix + g->c * (panel + p) * GEMM_NR, pitch,
-                         (gemm_epilogue){NULL, 0, accumulate});
+            z = gradients + i * out_point;
+            for (ptrdiff_t j = from; j < to; j += GEMM_NR, z += out_panel) {
+                ptrdiff_t pitch = cn_round_up(cn_min(GEMM_NR, to - j), VL);
+                CN(gemm)(&rows, g->c, gemm_packed(z, pitch), pitch, du + i * matrix + g->c * j,
+                         pitch, (gemm_epilogue){NULL, 0, accumulate});
             }
         }
         accumulate = 1;

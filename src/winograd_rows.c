@@ -64,7 +64,7 @@ static layout layout_of(const winograd *g) {
     o.tiles = cn_ceil_div(g->q, M);
     o.width = cn_min(cn_round_up(g->k, VL), GEMM_NR);
     /* Products, and what they are made of, that stay near. */
-    ptrdiff_t widest = cn_max(o.width, g->c);
+    ptrdiff_t widest = cn_max(cn_min(cn_round_up(g->k, VL), GEMM_STRIP), g->c);
     ptrdiff_t most = (384 << 10) / (SIZE * o.tiles * widest * (ptrdiff_t)sizeof(real));
     o.blocks = cn_ceil_div(g->p, cn_clamp(most, 1, g->p));
     o.rows = cn_ceil_div(g->p, o.blocks);

@@ -103,6 +103,19 @@ def test_an_example_does_not_feel_its_companions(dtype, isa):
     assert model.predict_proba(x[3:4]).tobytes() == model.predict_proba(x)[3].tobytes()
 
 
+@pytest.mark.parametrize("isa", levels.available())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_element_does_not_feel_the_columns_beside_it(dtype, isa):
+    """Not even by the sign of a zero, which a product that is too small leaves."""
+    small = np.full((2, 3), np.finfo(dtype).tiny, dtype)
+    found = set()
+    for m in range(1, 70):
+        w = np.full((3, m), -np.finfo(dtype).tiny, dtype)
+        y = cnn.ops.affine.forward(x=small, w=w, isa=isa)["y"]
+        found |= {value.tobytes() for value in y.ravel()}
+    assert len(found) == 1
+
+
 def test_initial_weights_come_from_a_frozen_stream():
     """Equal for equal seed and path, whatever else the net holds; and never to change."""
     a = cnn.Model([cnn.Affine(3, name="a"), cnn.ReLU(), cnn.Affine(2)], (4,), seed=5)

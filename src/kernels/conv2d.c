@@ -453,7 +453,8 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     ptrdiff_t block = weight_block(g);
     ptrdiff_t images = weight_images(g);
     o.packed_dy = cn_round_up(images * window_bytes(input_window(g, 0, block), g->c), 64);
-    o.scratch = o.packed_dy + images * block * g->q * GEMM_STRIP * real_bytes;
+    ptrdiff_t strip = cn_min(GEMM_STRIP, cn_round_up(g->k, VL));
+    o.scratch = o.packed_dy + images * block * g->q * strip * real_bytes;
     if (cn_present(a->dx)) {
         ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
         ptrdiff_t under = window_bytes(dy_window(g, 0, rows + g->stride_h), g->k);
@@ -576,6 +577,16 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
                 (real *)a->dx.data + (image * g->h + i) * g->w * g->c);
 }
 
+/* Sums over pixels of one panel, a filter row at a time, from row to row of x; the result's pitch
+ * is the panel's own where none is given. */
+static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, gemm_panel panel,
+                     ptrdiff_t width, real *out, ptrdiff_t pitch, int accumulate) {
+    ptrdiff_t taps = g->s * g->c;
+    if (!pitch) pitch = cn_round_up(width, VL);
+    for (ptrdiff_t r = 0; r < g->r; r++, pixels.x += line, out += taps * pitch)
+        CN(gemm)(&pixels, taps, panel, width, out, pitch, (gemm_epilogue){NULL, 0, accumulate});
+}
+
 static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout o, ptrdiff_t n,
                    ptrdiff_t chunk, char *scratch) {
     if (a->winograd_dw) {
@@ -616,16 +627,11 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
                 gemm_columns strip =
                     CN(gemm_columns_of)(packed, dy + j, g->k, 1, images * rows * g->q,
                                         cn_min(GEMM_STRIP, to - j), taps * g->r, 0);
-                for (ptrdiff_t i = j; i < j + strip.width; i += GEMM_NR) {
-                    ptrdiff_t width = cn_min(GEMM_NR, to - i);
-                    ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
-                    real *out = direct ? a->dw.data : sums + o.filter_rows * i;
-                    gemm_panel panel = gemm_panel_at(&strip, i - j);
-                    for (ptrdiff_t r = 0; r < g->r; r++) {
-                        pixels.x = x.data + r * x.pitch;
-                        CN(gemm)(&pixels, taps, panel, width, out + r * taps * pitch, pitch,
-                                 (gemm_epilogue){NULL, 0, accumulate});
-                    }
+                for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
+                    real *out =
+                        direct ? (real *)a->dw.data + j + i : sums + o.filter_rows * (j + i);
+                    dw_panel(g, pixels, x.pitch, gemm_panel_at(&strip, i),
+                             cn_min(GEMM_NR, strip.width - i), out, direct ? g->k : 0, accumulate);
                 }
             }
             accumulate = 1;
