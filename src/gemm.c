@@ -39,12 +39,21 @@ CN_INLINE vec whole_of(half a) {
  * turn of the loop and nothing asked for ahead leave a fifth less of it. That shows where another
  * hardware thread shares the core's decoder. */
 enum { FEW_REGISTERS = GEMM_NV == 2, STEPS = FEW_REGISTERS ? 2 : 1 };
-/* A sum stays in its register: the compiler would otherwise move them around in a circle. */
-#if defined(CN_SSE2) || defined(CN_AVX2)
-#define STAY(sum) __asm__("" : "+x"(sum))
+
+/* sum += a w. With 16 registers a sum stays in its own: the compiler would otherwise move them
+ * around in a circle. */
+CN_INLINE void add_product(vec *sum, real a, vec w) {
+#if defined(CN_AVX2) && CN_DOUBLE
+    __asm__("vfmadd231pd %2, %1, %0" : "+x"(*sum) : "x"(v_set(a)), "x"(w));
+#elif defined(CN_AVX2)
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*sum) : "x"(v_set(a)), "x"(w));
 #else
-#define STAY(sum)
+    *sum += a * w;
+#if defined(CN_SSE2)
+    __asm__("" : "+x"(*sum));
 #endif
+#endif
+}
 
 /* Adds one step's products: a column of x, by a row of the panel. Row pointers are kept for every
  * third row only: base, base + ld and base + 2 ld are all addressing modes, and 24 row pointers
@@ -74,124 +83,164 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
             low[i] += low_half(all) * w_low;
         } else {
 #pragma GCC unroll 4
-            for (int j = 0; j < whole; j++) {
-                sum[i][j] += a * w[j];
-                STAY(sum[i][j]);
-            }
+            for (int j = 0; j < whole; j++) add_product(&sum[i][j], a, w[j]);
             if (halved) low[i] += a * w_low;
         }
     }
 }
 
-/* Stores a tile's sums; of the last vector so many columns. */
-CN_INLINE void put_sums(const int rows, const int nv, const int halved, vec sum[24][4],
-                        const half low[24], ptrdiff_t last, real *y, ptrdiff_t ldy,
-                        const gemm_epilogue *restrict epilogue) {
-    if (!halved && last == VL && !epilogue->bias && !epilogue->relu) {
-#pragma GCC unroll 24
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-            for (int j = 0; j < nv; j++) v_store(y + i * ldy + j * VL, sum[i][j]);
-        return;
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < nv; j++) {
-        ptrdiff_t some = j < nv - 1 ? VL : last;
+/* What the tiles of a panel have in common. */
+typedef struct {
+    const gemm_rows *x;
+    gemm_panel panel;
+    ptrdiff_t last; /* columns of the last vector */
+    ptrdiff_t ldy;
+    const gemm_epilogue *epilogue;
+    int plain; /* results are whole vectors, and stored as they are */
+} product;
+
+/* Where they are not, tiles begin and end in memory of their own, which these fill and read. */
+static __attribute__((noinline)) void fetch(const product *o, ptrdiff_t rows, ptrdiff_t nv,
+                                            const real *y, real *aside) {
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < nv; j++)
+            v_store(aside + (i * nv + j) * VL,
+                    v_load_n(y + i * o->ldy + j * VL, j < nv - 1 ? VL : o->last));
+}
+static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, ptrdiff_t nv,
+                                             const real *aside, real *y) {
+    const gemm_epilogue *e = o->epilogue;
+    for (ptrdiff_t j = 0; j < nv; j++) {
+        ptrdiff_t some = j < nv - 1 ? VL : o->last;
         /* -0 leaves every sum as it is, as where there is nothing to add. */
-        vec bias = epilogue->bias ? v_load_n(epilogue->bias + j * VL, some) : v_set((real)-0.0);
-#pragma GCC unroll 24
-        for (int i = 0; i < rows; i++) {
-            vec out = (j < nv - halved ? sum[i][j] : whole_of(low[i])) + bias;
-            if (epilogue->relu) out = v_relu(out);
-            v_store_n(y + i * ldy + j * VL, out, some);
+        vec bias = e->bias ? v_load_n(e->bias + j * VL, some) : v_set((real)-0.0);
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            vec out = v_load(aside + (i * nv + j) * VL) + bias;
+            if (e->relu) out = v_relu(out);
+            v_store_n(y + i * o->ldy + j * VL, out, some);
         }
     }
 }
 
+/* `what`, for each vector j of each row of a tile, which begins at `at`. Like those of x, row
+ * pointers are made for every third row, and anew each time: the compiler would otherwise keep all
+ * kinds of them in memory. */
+#define EACH_VECTOR(rows, nv, y, ldy, what)                                                        \
+    do {                                                                                           \
+        real *third_ = (y);                                                                        \
+        ptrdiff_t pitch_ = (ldy);                                                                  \
+        __asm__("" : "+r"(pitch_));                                                                \
+        _Pragma("GCC unroll 24") for (int i = 0; i < (rows); i++) {                                \
+            if (i && i % 3 == 0) third_ += 3 * pitch_;                                             \
+            if (i % 3 == 0) __asm__("" : "+r"(third_));                                            \
+            real *at = third_ + i % 3 * pitch_;                                                    \
+            _Pragma("GCC unroll 4") for (int j = 0; j < (nv); j++) { what; }                       \
+        }                                                                                          \
+    } while (0)
+
 /* `rows`, `nv`, `halved` and `in_place` are constants where this is inlined, so that the
  * accumulators are rows * nv registers. */
 CN_INLINE void tile(const int rows, const int nv, const int halved, const int in_place,
-                    const gemm_rows *restrict g, const real *x, const real *restrict panel,
-                    ptrdiff_t pitch, ptrdiff_t ask, ptrdiff_t apart, ptrdiff_t width, real *y,
-                    ptrdiff_t ldy, const gemm_epilogue *restrict epilogue) {
+                    const product *restrict o, const real *x, real *y, ptrdiff_t ask,
+                    ptrdiff_t apart) {
     vec sum[24][4];
-    half low[24];                                 /* sums of the last vector, if halved */
-    const int whole = nv - halved;                /* vectors */
-    const ptrdiff_t last = width - (nv - 1) * VL; /* columns of the last vector */
+    half low[24];                  /* sums of the last vector, if halved */
+    const int whole = nv - halved; /* vectors */
+    const gemm_rows *restrict g = o->x;
     const ptrdiff_t ld = in_place ? g->ld : 1, step = in_place ? 1 : g->step;
+    const ptrdiff_t pitch = o->panel.pitch;
+    const real *restrict panel = o->panel.data;
+    vec aside[24];
+    real *to = o->plain ? y : (real *)aside;
+    ptrdiff_t ldy = o->plain ? o->ldy : nv * VL;
 
+    if (o->epilogue->accumulate) {
+        if (!o->plain) fetch(o, rows, nv, y, to);
+        EACH_VECTOR(rows, nv, to, ldy, sum[i][j] = v_load(at + j * VL));
+    } else {
+        /* Asked for now, the lines of y are there when the sums are. */
+        EACH_VECTOR(rows, nv, y, o->ldy, {
+            sum[i][j] = (vec){0};
+            if (j % (64 / CN_VECTOR_BYTES) == 0) __builtin_prefetch(at + j * VL, 1);
+        });
+    }
+    if (halved)
 #pragma GCC unroll 24
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < nv; j++) {
-            sum[i][j] = epilogue->accumulate
-                            ? v_load_n(y + i * ldy + j * VL, j < nv - 1 ? VL : last)
-                            : (vec){0};
-            if (j == whole) low[i] = low_half(sum[i][j]);
-        }
-    /* Asked for now, the lines of y are there when the sums are. */
-    if (!epilogue->accumulate)
-#pragma GCC unroll 24
-        for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-            for (int j = 0; j < nv; j += 64 / CN_VECTOR_BYTES)
-                __builtin_prefetch(y + i * ldy + j * VL, 1);
+        for (int i = 0; i < rows; i++) low[i] = low_half(sum[i][whole]);
 
-    for (ptrdiff_t group = 0; group < g->groups; group++)
-        for (ptrdiff_t run = 0; run < g->runs; run++) {
-            const real *start = x + group * g->group_stride + run * g->run_stride, *row[8];
+    ptrdiff_t runs = g->runs; /* that are left of a group */
+    for (ptrdiff_t run = g->groups * g->runs; run > 0; run--) {
+        const real *row[8] = {x};
 #pragma GCC unroll 8
-            for (int i = 0; i < (rows + 2) / 3; i++) row[i] = start + 3 * i * ld;
-            ptrdiff_t l = 0;
+        for (int i = 1; i < (rows + 2) / 3; i++) row[i] = row[i - 1] + 3 * ld;
+        /* Hidden from the compiler, which would work out where the pointers end by division. */
+        ptrdiff_t left = g->run_length;
 #define MULTIPLY(steps)                                                                            \
-    for (; l + (steps) <= g->run_length; l += (steps)) {                                           \
+    do {                                                                                           \
         _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++) add_products(                    \
             rows, nv, halved, sum, low, row, ld, i * step, panel + i * pitch, ask, apart);         \
         _Pragma("GCC unroll 8") for (int i = 0; i < (rows + 2) / 3; i++) row[i] += (steps) * step; \
         panel += (steps) * pitch;                                                                  \
-    }
-            MULTIPLY(STEPS)
-            if (STEPS > 1) MULTIPLY(1)
+        left -= (steps);                                                                           \
+        __asm__("" : "+r"(left));                                                                  \
+    } while (0)
+        while (left >= STEPS) MULTIPLY(STEPS);
+        if (left > 0) MULTIPLY(1);
 #undef MULTIPLY
+        x += g->run_stride;
+        if (--runs == 0) {
+            x += g->group_stride - g->runs * g->run_stride;
+            runs = g->runs;
         }
+    }
 
-    put_sums(rows, nv, halved, sum, low, last, y, ldy, epilogue);
+    EACH_VECTOR(rows, nv, to, ldy, v_store(at + j * VL, j < whole ? sum[i][j] : whole_of(low[i])));
+    if (!o->plain) finish(o, rows, nv, to, y);
 }
 
 /* Accumulators of the largest tile, of nv vectors each row. */
 enum { ACCUMULATORS = GEMM_NV == 4 ? 24 : 12 };
 
-/* Rows of the next tile of m that are left: all tiles nearly the same, since a narrow one waits for
- * its own sums. Of the tall tiles not every height is compiled. */
-CN_INLINE ptrdiff_t tile_rows(const int nv, ptrdiff_t m) {
-    static const int8_t heights[] = {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24};
-    const int largest = ACCUMULATORS / nv;
-    ptrdiff_t wanted = cn_ceil_div(m, cn_ceil_div(m, largest)), rows = 1;
-    for (int i = 0; i < 12 && heights[i] <= cn_min(m, largest) && rows < wanted; i++)
-        rows = heights[i];
-    return rows;
-}
+/* Where the next tile begins, its number, and that of all but the first. */
+typedef struct {
+    const real *x;
+    real *y;
+    ptrdiff_t tile, others;
+} place;
 
-CN_INLINE void tiles(const int nv, const int halved, const int in_place, const gemm_rows *g,
-                     ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y, ptrdiff_t ldy,
-                     const gemm_epilogue *epilogue) {
-    const ptrdiff_t others = cn_ceil_div(m, ACCUMULATORS / nv) - 1; /* tiles but the first */
-    for (ptrdiff_t i = 0, t = 0, rows; i < m; i += rows, t++) {
-        const real *x = g->x + i * g->ld;
+CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const int in_place,
+                          const product *o, place *next, ptrdiff_t count) {
+    const gemm_panel *panel = &o->panel;
+    for (; count > 0; count--, next->tile++) {
         /* The first tile asks for its own panel. Each other one asks for a column of vectors of the
          * next, or where they are few, for all of it. */
-        ptrdiff_t ask = PANEL_AHEAD * panel.pitch, apart = VL;
-        if (i) {
-            ask = panel.next ? panel.next - panel.data : 0;
-            if (others >= nv) ask += (t - 1) * nv / others * VL, apart = 0;
+        ptrdiff_t ask = PANEL_AHEAD * panel->pitch, apart = VL;
+        if (!FEW_REGISTERS && next->tile) {
+            ask = panel->next ? panel->next - panel->data : 0;
+            if (next->others >= nv) ask += (next->tile - 1) * nv / next->others * VL, apart = 0;
         }
-        rows = tile_rows(nv, m - i);
+        tile(rows, nv, halved, in_place, o, next->x, next->y, ask, apart);
+        next->x += rows * o->x->ld;
+        next->y += rows * o->ldy;
+    }
+}
+
+/* All tiles nearly the same, since a narrow one waits for its own sums: some of a height and some
+ * of one less. Of the tall tiles not every height is compiled. */
+CN_INLINE void tiles(const int nv, const int halved, const int in_place, const product *o,
+                     ptrdiff_t m, real *y) {
+    static const int8_t compiled[] = {0,  1,  2,  3,  4,  5,  6,  6,  8,  8,  10, 10, 12,
+                                      12, 12, 12, 16, 16, 16, 16, 20, 20, 20, 20, 24};
+    const int largest = ACCUMULATORS / nv;
+    place next = {o->x->x, y, 0, cn_ceil_div(m, largest) - 1};
+    while (m > 0) {
+        ptrdiff_t count = cn_ceil_div(m, largest), wanted = cn_ceil_div(m, count);
+        ptrdiff_t rows = compiled[wanted];
+        if (rows == wanted) count -= count * wanted - m;
         switch (rows) {
 #define HEIGHT(rows)                                                                               \
     case rows:                                                                                     \
-        if (rows * nv <= ACCUMULATORS)                                                             \
-            tile(rows, nv, halved, in_place, g, x, panel.data, panel.pitch, ask, apart, width,     \
-                 y + i * ldy, ldy, epilogue);                                                      \
+        if (rows * nv <= ACCUMULATORS) some_tiles(rows, nv, halved, in_place, o, &next, count);    \
         break;
             HEIGHT(1)
             HEIGHT(2)
@@ -206,17 +255,16 @@ CN_INLINE void tiles(const int nv, const int halved, const int in_place, const g
             HEIGHT(20)
             HEIGHT(24)
         }
+        m -= count * rows;
     }
 }
 
 #define PANEL(name, nv, halved)                                                                    \
-    static __attribute__((noinline)) void name(const gemm_rows *g, ptrdiff_t m, gemm_panel panel,  \
-                                               ptrdiff_t width, real *y, ptrdiff_t ldy,            \
-                                               const gemm_epilogue *epilogue) {                    \
-        if (g->step == 1)                                                                          \
-            tiles(nv, halved, 1, g, m, panel, width, y, ldy, epilogue);                            \
+    static __attribute__((noinline)) void name(const product *o, ptrdiff_t m, real *y) {           \
+        if (o->x->step == 1)                                                                       \
+            tiles(nv, halved, 1, o, m, y);                                                         \
         else                                                                                       \
-            tiles(nv, halved, 0, g, m, panel, width, y, ldy, epilogue);                            \
+            tiles(nv, halved, 0, o, m, y);                                                         \
     }
 #if CN_VECTOR_BYTES == 64
 #define PANELS(nv) PANEL(panel_##nv, nv, 0) PANEL(panel_##nv##_halved, nv, 1)
@@ -234,8 +282,7 @@ PANELS(4)
 
 void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,
               ptrdiff_t ldy, gemm_epilogue epilogue) {
-    static void (*const panels[][1 + HALVES])(const gemm_rows *, ptrdiff_t, gemm_panel, ptrdiff_t,
-                                              real *, ptrdiff_t, const gemm_epilogue *) = {
+    static void (*const panels[][1 + HALVES])(const product *, ptrdiff_t, real *) = {
         POINTERS(1),
         POINTERS(2),
 #if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
@@ -243,9 +290,10 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
         POINTERS(4),
 #endif
     };
-    ptrdiff_t nv = cn_ceil_div(width, VL);
-    int halved = HALVES && width <= nv * VL - VL / 2;
-    panels[nv - 1][halved](g, m, panel, width, y, ldy, &epilogue);
+    ptrdiff_t nv = cn_ceil_div(width, VL), last = width - (nv - 1) * VL;
+    int halved = HALVES && last <= VL / 2, plain = last == VL && !epilogue.bias && !epilogue.relu;
+    product o = {g, panel, last, ldy, &epilogue, plain};
+    panels[nv - 1][halved](&o, m, y);
 }
 
 /* to[l][j] = from[j][l] for l < depth and j < width, both at most VL; the rest of to[l] is 0. */
