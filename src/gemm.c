@@ -107,18 +107,28 @@ static __attribute__((noinline)) void fetch(const product *o, ptrdiff_t rows, pt
             v_store(aside + (i * nv + j) * VL,
                     v_load_n(y + i * o->ldy + j * VL, j < nv - 1 ? VL : o->last));
 }
+CN_INLINE void finish_column(const int relu, const product *o, ptrdiff_t rows, ptrdiff_t some,
+                             vec bias, const real *aside, ptrdiff_t pitch, real *y) {
+    for (ptrdiff_t i = 0; i < rows; i++, aside += pitch, y += o->ldy) {
+        vec out = v_load(aside) + bias;
+        v_store_n(y, relu ? v_relu(out) : out, some);
+    }
+}
 static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, ptrdiff_t nv,
                                              const real *aside, real *y) {
     const gemm_epilogue *e = o->epilogue;
-    for (ptrdiff_t j = 0; j < nv; j++) {
+    for (ptrdiff_t j = 0; j < nv; j++, aside += VL, y += VL) {
         ptrdiff_t some = j < nv - 1 ? VL : o->last;
         /* -0 leaves every sum as it is, as where there is nothing to add. */
         vec bias = e->bias ? v_load_n(e->bias + j * VL, some) : v_set((real)-0.0);
-        for (ptrdiff_t i = 0; i < rows; i++) {
-            vec out = v_load(aside + (i * nv + j) * VL) + bias;
-            if (e->relu) out = v_relu(out);
-            v_store_n(y + i * o->ldy + j * VL, out, some);
-        }
+        if (some < VL && e->relu)
+            finish_column(1, o, rows, some, bias, aside, nv * VL, y);
+        else if (some < VL)
+            finish_column(0, o, rows, some, bias, aside, nv * VL, y);
+        else if (e->relu)
+            finish_column(1, o, rows, VL, bias, aside, nv * VL, y);
+        else
+            finish_column(0, o, rows, VL, bias, aside, nv * VL, y);
     }
 }
 
