@@ -36,8 +36,8 @@ CN_INLINE vec whole_of(half a) {
 }
 
 /* Where 16 registers hold few sums, the rest of a step weighs more: one more row of a panel in each
- * turn of the loop and nothing asked for ahead leave a fifth less of it. That shows where another
- * hardware thread shares the core's decoder. */
+ * turn of the loop, and nothing asked for ahead unless there is something to ask for, leave a fifth
+ * less of it. That shows where another hardware thread shares the core's decoder. */
 enum { FEW_REGISTERS = GEMM_NV == 2, STEPS = FEW_REGISTERS ? 2 : 1 };
 
 /* sum += a w. With 16 registers a sum stays in its own: the compiler would otherwise move them
@@ -148,11 +148,11 @@ static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, p
         }                                                                                          \
     } while (0)
 
-/* `rows`, `nv`, `halved` and `in_place` are constants where this is inlined, so that the
+/* `rows`, `nv`, `halved`, `asks` and `in_place` are constants where this is inlined, so that the
  * accumulators are rows * nv registers. */
-CN_INLINE void tile(const int rows, const int nv, const int halved, const int in_place,
-                    const product *restrict o, const real *x, real *y, ptrdiff_t ask,
-                    ptrdiff_t apart) {
+CN_INLINE void tile(const int rows, const int nv, const int halved, const int asks,
+                    const int in_place, const product *restrict o, const real *x, real *y,
+                    ptrdiff_t ask, ptrdiff_t apart) {
     vec sum[24][4];
     half low[24];                  /* sums of the last vector, if halved */
     const int whole = nv - halved; /* vectors */
@@ -187,6 +187,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int in
         ptrdiff_t left = g->run_length;
 #define MULTIPLY(steps)                                                                            \
     do {                                                                                           \
+        if (asks && FEW_REGISTERS) __builtin_prefetch(panel + ask, 0, 2);                          \
         _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++) add_products(                    \
             rows, nv, halved, sum, low, row, ld, i * step, panel + i * pitch, ask, apart);         \
         _Pragma("GCC unroll 8") for (int i = 0; i < (rows + 2) / 3; i++) row[i] += (steps) * step; \
@@ -218,18 +219,22 @@ typedef struct {
     ptrdiff_t tile, others;
 } place;
 
-CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const int in_place,
-                          const product *o, place *next, ptrdiff_t count) {
+CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const int asks,
+                          const int in_place, const product *o, place *next, ptrdiff_t count) {
     const gemm_panel *panel = &o->panel;
     for (; count > 0; count--, next->tile++) {
-        /* The first tile asks for its own panel. Each other one asks for a column of vectors of the
-         * next, or where they are few, for all of it. */
-        ptrdiff_t ask = PANEL_AHEAD * panel->pitch, apart = VL;
-        if (!FEW_REGISTERS && next->tile) {
+        ptrdiff_t ask = 0, apart = VL;
+        if (asks && FEW_REGISTERS) {
+            /* Every other row of the next panel, a line a turn. */
+            ask = panel->next - panel->data + next->tile % 2 * panel->pitch;
+        } else if (asks && !next->tile) {
+            ask = PANEL_AHEAD * panel->pitch; /* its own */
+        } else if (asks) {
+            /* A column of vectors of the next panel, or where tiles are few, all of it. */
             ask = panel->next ? panel->next - panel->data : 0;
             if (next->others >= nv) ask += (next->tile - 1) * nv / next->others * VL, apart = 0;
         }
-        tile(rows, nv, halved, in_place, o, next->x, next->y, ask, apart);
+        tile(rows, nv, halved, asks, in_place, o, next->x, next->y, ask, apart);
         next->x += rows * o->x->ld;
         next->y += rows * o->ldy;
     }
@@ -237,8 +242,8 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
 
 /* All tiles nearly the same, since a narrow one waits for its own sums: some of a height and some
  * of one less. Of the tall tiles not every height is compiled. */
-CN_INLINE void tiles(const int nv, const int halved, const int in_place, const product *o,
-                     ptrdiff_t m, real *y) {
+CN_INLINE void tiles(const int nv, const int halved, const int asks, const int in_place,
+                     const product *o, ptrdiff_t m, real *y) {
     static const int8_t compiled[] = {0,  1,  2,  3,  4,  5,  6,  6,  8,  8,  10, 10, 12,
                                       12, 12, 12, 16, 16, 16, 16, 20, 20, 20, 20, 24};
     const int largest = ACCUMULATORS / nv;
@@ -250,7 +255,8 @@ CN_INLINE void tiles(const int nv, const int halved, const int in_place, const p
         switch (rows) {
 #define HEIGHT(rows)                                                                               \
     case rows:                                                                                     \
-        if (rows * nv <= ACCUMULATORS) some_tiles(rows, nv, halved, in_place, o, &next, count);    \
+        if (rows * nv <= ACCUMULATORS)                                                             \
+            some_tiles(rows, nv, halved, asks, in_place, o, &next, count);                         \
         break;
             HEIGHT(1)
             HEIGHT(2)
@@ -269,19 +275,22 @@ CN_INLINE void tiles(const int nv, const int halved, const int in_place, const p
     }
 }
 
-#define PANEL(name, nv, halved)                                                                    \
+#define PANEL(name, nv, halved, asks)                                                              \
     static __attribute__((noinline)) void name(const product *o, ptrdiff_t m, real *y) {           \
         if (o->x->step == 1)                                                                       \
-            tiles(nv, halved, 1, o, m, y);                                                         \
+            tiles(nv, halved, asks, 1, o, m, y);                                                   \
         else                                                                                       \
-            tiles(nv, halved, 0, o, m, y);                                                         \
+            tiles(nv, halved, asks, 0, o, m, y);                                                   \
     }
 #if CN_VECTOR_BYTES == 64
-#define PANELS(nv) PANEL(panel_##nv, nv, 0) PANEL(panel_##nv##_halved, nv, 1)
+#define PANELS(nv) PANEL(panel_##nv, nv, 0, 1) PANEL(panel_##nv##_halved, nv, 1, 1)
 #define POINTERS(nv) {panel_##nv, panel_##nv##_halved}
-#else
-#define PANELS(nv) PANEL(panel_##nv, nv, 0)
+#elif defined(__aarch64__)
+#define PANELS(nv) PANEL(panel_##nv, nv, 0, 1)
 #define POINTERS(nv) {panel_##nv}
+#else
+#define PANELS(nv) PANEL(panel_##nv, nv, 0, 0) PANEL(panel_##nv##_asks, nv, 0, 1)
+#define POINTERS(nv) {panel_##nv, panel_##nv##_asks}
 #endif
 PANELS(1)
 PANELS(2)
@@ -292,7 +301,7 @@ PANELS(4)
 
 void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,
               ptrdiff_t ldy, gemm_epilogue epilogue) {
-    static void (*const panels[][1 + HALVES])(const product *, ptrdiff_t, real *) = {
+    static void (*const panels[][2])(const product *, ptrdiff_t, real *) = {
         POINTERS(1),
         POINTERS(2),
 #if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
@@ -301,9 +310,10 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
 #endif
     };
     ptrdiff_t nv = cn_ceil_div(width, VL), last = width - (nv - 1) * VL;
-    int halved = HALVES && last <= VL / 2, plain = last == VL && !epilogue.bias && !epilogue.relu;
+    int plain = last == VL && !epilogue.bias && !epilogue.relu;
+    int second = FEW_REGISTERS ? panel.next != NULL : HALVES && last <= VL / 2;
     product o = {g, panel, last, ldy, &epilogue, plain};
-    panels[nv - 1][halved](&o, m, y);
+    panels[nv - 1][second](&o, m, y);
 }
 
 /* to[l][j] = from[j][l] for l < depth and j < width, both at most VL; the rest of to[l] is 0. */

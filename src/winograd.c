@@ -378,7 +378,10 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     memset(zero, 0, (size_t)g->c * sizeof(real));
     read_tiles(g, x, first, count, v, zero);
     int past = WHOLE_LINES && g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
-    /* What is read next and where this is written come from far away while it multiplies. */
+    /* What is read next and where this is written come from far away while it multiplies; so do the
+     * filters, if they are too many for the second cache. Two wide panels would not fit the first.
+     */
+    int asks = GEMM_NV == 2 && filter_bytes(g) > 256 << 10;
     span next = inputs(g, x, first + count, cn_min(first + 2 * count, tiles));
     span here = outputs(g, y, first, first + count);
     for (ptrdiff_t j = from; j < to; j += GEMM_NR) {
@@ -389,9 +392,11 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
                 if (to - from == g->k && !past) ask_for(here, count_points, i);
             }
             gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
-            CN(gemm)(&rows, count, gemm_packed(u + i * matrix + g->c * j, width),
-                     cn_round_up(width, VL), p + i * out_point, cn_round_up(width, VL),
-                     (gemm_epilogue){NULL, 0, 0});
+            gemm_panel panel = gemm_packed(u + i * matrix + g->c * j, width);
+            if (asks)
+                panel.next = i + 1 < count_points ? panel.data + matrix : u + g->c * (j + GEMM_NR);
+            CN(gemm)(&rows, count, panel, cn_round_up(width, VL), p + i * out_point,
+                     cn_round_up(width, VL), (gemm_epilogue){NULL, 0, 0});
         }
         write_tiles(g, p, first, count, j, width, epilogue, y, past);
     }
