@@ -354,16 +354,20 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
         return;
     }
     /* A few columns of long rows: no pattern that the processor would fetch ahead by itself. */
-    enum { ROWS_AHEAD = 8 };
-    for (ptrdiff_t l = 0; l < depth; l++, w += row)
+    enum { ROWS_AHEAD = 8, LINE = 64 / (int)sizeof(real) };
+    for (ptrdiff_t l = 0; l < depth; l++, w += row) {
+        for (ptrdiff_t j = 0; j < width; j += LINE) __builtin_prefetch(w + ROWS_AHEAD * row + j);
         for (ptrdiff_t first = 0; first < width; first += GEMM_NR) {
             ptrdiff_t end = cn_min(GEMM_NR, width - first);
+            const real *from = w + first;
             real *to = packed + depth * first + l * cn_round_up(end, VL);
-            for (ptrdiff_t j = 0; j < end; j += VL) {
-                __builtin_prefetch(w + ROWS_AHEAD * row + first + j);
-                v_store(to + j, v_load_n(w + first + j, end - j));
-            }
+            if (end == GEMM_NR)
+                for (int j = 0; j < GEMM_NR; j += VL) v_store(to + j, v_load(from + j));
+            else
+                for (ptrdiff_t j = 0; j < end; j += VL)
+                    v_store(to + j, v_load_n(from + j, end - j));
         }
+    }
 }
 
 /* So few rows of x do not pay for packing what they meet. */
