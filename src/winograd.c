@@ -372,8 +372,10 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     ptrdiff_t from = chunk / blocks * columns_at_once(g);
     ptrdiff_t to = cn_min(g->k, from + columns_at_once(g));
     ptrdiff_t pitch = tile_pitch(g->c), in_point = point_size(pitch);
-    ptrdiff_t out_point = point_size(GEMM_NR), matrix = matrix_size(g);
-    real *v = scratch, *p = v + count_points * in_point, *zero = p + count_points * out_point;
+    ptrdiff_t out_point = point_size(GEMM_NR), out_panel = count_points * out_point;
+    ptrdiff_t panels = cn_min(gemm_panels(g->k), GEMM_TOGETHER), matrix = matrix_size(g);
+    real *v = scratch, *products = v + count_points * in_point;
+    real *zero = products + panels * out_panel;
     if (epilogue.moments) epilogue.moments += block * moments_size(g->k);
     memset(zero, 0, (size_t)g->c * sizeof(real));
     read_tiles(g, x, first, count, v, zero);
@@ -384,21 +386,28 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     int asks = GEMM_NV == 2 && filter_bytes(g) > 256 << 10;
     span next = inputs(g, x, first + count, cn_min(first + 2 * count, tiles));
     span here = outputs(g, y, first, first + count);
-    for (ptrdiff_t j = from; j < to; j += GEMM_NR) {
-        ptrdiff_t width = cn_min(GEMM_NR, to - j);
+    for (ptrdiff_t strip = from; strip < to; strip += GEMM_STRIP) {
+        ptrdiff_t end = cn_min(to, strip + GEMM_STRIP);
         for (ptrdiff_t i = 0; i < count_points; i++) {
-            if (j == from) {
+            if (strip == from) {
                 ask_for(next, count_points, i);
                 if (to - from == g->k && !past) ask_for(here, count_points, i);
             }
             gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0};
-            gemm_panel panel = gemm_packed(u + i * matrix + g->c * j, width);
-            if (asks)
-                panel.next = i + 1 < count_points ? panel.data + matrix : u + g->c * (j + GEMM_NR);
-            CN(gemm)(&rows, count, panel, cn_round_up(width, VL), p + i * out_point,
-                     cn_round_up(width, VL), (gemm_epilogue){NULL, 0, 0});
+            const real *filters = u + i * matrix;
+            real *p = products + i * out_point;
+            for (ptrdiff_t j = strip; j < end; j += GEMM_NR, p += out_panel) {
+                ptrdiff_t width = cn_round_up(cn_min(GEMM_NR, end - j), VL);
+                gemm_panel panel = gemm_packed(filters + g->c * j, width);
+                if (asks)
+                    panel.next = j + GEMM_NR < end ? panel.data + g->c * GEMM_NR
+                                                   : filters + matrix + g->c * strip;
+                CN(gemm)(&rows, count, panel, width, p, width, (gemm_epilogue){NULL, 0, 0});
+            }
         }
-        write_tiles(g, p, first, count, j, width, epilogue, y, past);
+        const real *p = products;
+        for (ptrdiff_t j = strip; j < end; j += GEMM_NR, p += out_panel)
+            write_tiles(g, p, first, count, j, cn_min(GEMM_NR, end - j), epilogue, y, past);
     }
 }
 
