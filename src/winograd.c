@@ -344,10 +344,14 @@ ptrdiff_t CN(winograd_scratch)(const winograd *g) {
            cn_round_up(g->c, VL);
 }
 
-/* Not more than BLOCK tiles, half of that where their transforms would otherwise not stay near; and
- * some chunks even of few tiles. */
+/* Not more than BLOCK tiles, fewer where their transforms would otherwise not stay near: 16
+ * registers mean a smaller cache, too. And some chunks even of few tiles. */
 static ptrdiff_t tile_blocks(const winograd *g) {
-    ptrdiff_t tiles = tiles_of(g), at_once = g->c < 128 || large_filters(g) ? BLOCK : BLOCK / 2;
+    ptrdiff_t tiles = tiles_of(g), at_once = BLOCK;
+    if (!large_filters(g) && g->c >= 128)
+        at_once = BLOCK / 2;
+    else if (!large_filters(g) && g->c >= 64 && GEMM_NV == 2)
+        at_once = BLOCK * 3 / 4;
     ptrdiff_t wanted = cn_min(cn_ceil_div(8, column_groups(g)), cn_ceil_div(tiles, 16));
     return cn_max(cn_ceil_div(tiles, at_once), wanted);
 }
