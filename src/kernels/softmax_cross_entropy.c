@@ -55,15 +55,19 @@ CN_INLINE void row_softmax(const real *x, real *prob, ptrdiff_t classes, double 
     *sum = finite_sum(lanes[0]);
 }
 
-/* The same for up to VL rows of up to VL classes, a row a lane. */
+/* The same for up to VL rows of few classes, a row a lane. */
+enum { FEW_CLASSES = CN_VECTOR_BYTES == 64 ? VL : 2 * VL };
 static void narrow_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t classes,
                            double *largest, double *sum) {
-    vec v[VL];
+    vec v[VL], columns[FEW_CLASSES];
+    for (ptrdiff_t j = 0; j < classes; j += VL) {
 #pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) v[i] = i < rows ? v_load_n(x + i * classes, classes) : (vec){0};
-    v_transpose(v);
-    vec top = v[0], columns[VL];
-    memcpy(columns, v, sizeof v);
+        for (int i = 0; i < VL; i++)
+            v[i] = i < rows ? v_load_n(x + i * classes + j, classes - j) : (vec){0};
+        v_transpose(v);
+        memcpy(columns + j, v, sizeof v);
+    }
+    vec top = columns[0];
     for (ptrdiff_t j = 1; j < classes; j++) top = v_select(columns[j] > top, columns[j], top);
     wide total[WIDES] = {{0}}, part[WIDES];
     for (ptrdiff_t j = 0; j < classes; j++) {
@@ -76,12 +80,14 @@ static void narrow_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t 
     real scale[VL];
     for (int i = 0; i < VL; i++) scale[i] = (real)(1 / sums[i]);
     for (ptrdiff_t j = 0; j < classes; j++) columns[j] *= v_load(scale);
-    memcpy(v, columns, sizeof v);
-    v_transpose(v);
+    for (ptrdiff_t j = 0; j < classes; j += VL) {
+        memcpy(v, columns + j, sizeof v);
+        v_transpose(v);
 #pragma GCC unroll 16
-    for (int i = 0; i < VL; i++) {
-        if (i >= rows) break;
-        v_store_n(prob + i * classes, v[i], classes);
+        for (int i = 0; i < VL; i++)
+            if (i < rows) v_store_n(prob + i * classes + j, v[i], classes - j);
+    }
+    for (ptrdiff_t i = 0; i < rows; i++) {
         largest[i] = (double)top[i];
         sum[i] = finite_sum(sums[i]);
     }
@@ -90,11 +96,11 @@ static void narrow_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t 
 /* The same for any number of rows. */
 static void rows_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t classes,
                          double *largest, double *sum) {
-    ptrdiff_t at_once = classes <= VL ? VL : 1;
+    ptrdiff_t at_once = classes <= FEW_CLASSES ? VL : 1;
     for (ptrdiff_t i = 0; i < rows; i += at_once) {
         const real *from = x + i * classes;
         real *to = prob + i * classes;
-        if (classes <= VL)
+        if (classes <= FEW_CLASSES)
             narrow_softmax(from, to, cn_min(VL, rows - i), classes, largest + i, sum + i);
         else
             row_softmax(from, to, classes, largest + i, sum + i);
