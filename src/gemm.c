@@ -35,13 +35,14 @@ CN_INLINE vec whole_of(half a) {
     return whole;
 }
 
-/* Where 16 registers hold few sums, the rest of a step weighs more: one more row of a panel in each
- * turn of the loop, and nothing asked for ahead unless there is something to ask for, leave a fifth
- * less of it. That shows where another hardware thread shares the core's decoder. */
+/* Where 16 registers hold few sums, the rest of a step weighs more. So the loop takes two rows of a
+ * panel a turn, which leaves a fifth less of it, and does not prefetch, except in the variant for
+ * panels that come from far away. That shows where another hardware thread shares the core's
+ * decoder. */
 enum { FEW_REGISTERS = GEMM_NV == 2, STEPS = FEW_REGISTERS ? 2 : 1 };
 
-/* sum += a w. With 16 registers a sum stays in its own: the compiler would otherwise move them
- * around in a circle. */
+/* sum += a w. With 16 registers the compiler would otherwise move most sums around in a circle,
+ * from turn to turn. */
 CN_INLINE void add_product(vec *sum, real a, vec w) {
 #if defined(CN_AVX2) && CN_DOUBLE
     __asm__("vfmadd231pd %2, %1, %0" : "+x"(*sum) : "x"(v_set(a)), "x"(w));
@@ -96,15 +97,15 @@ typedef struct {
     ptrdiff_t last; /* columns of the last vector */
     ptrdiff_t ldy;
     const gemm_epilogue *epilogue;
-    int plain; /* results are whole vectors, and stored as they are */
+    int plain;   /* results are whole vectors, and stored as they are */
+    real *aside; /* otherwise tiles begin and end here: `fetch` fills it, `finish` reads it */
 } product;
 
-/* Where they are not, tiles begin and end in memory of their own, which these fill and read. */
 static __attribute__((noinline)) void fetch(const product *o, ptrdiff_t rows, ptrdiff_t nv,
-                                            const real *y, real *aside) {
+                                            const real *y) {
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < nv; j++)
-            v_store(aside + (i * nv + j) * VL,
+            v_store(o->aside + (i * nv + j) * VL,
                     v_load_n(y + i * o->ldy + j * VL, j < nv - 1 ? VL : o->last));
 }
 CN_INLINE void finish_column(const int relu, const product *o, ptrdiff_t rows, ptrdiff_t some,
@@ -115,8 +116,9 @@ CN_INLINE void finish_column(const int relu, const product *o, ptrdiff_t rows, p
     }
 }
 static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, ptrdiff_t nv,
-                                             const real *aside, real *y) {
+                                             real *y) {
     const gemm_epilogue *e = o->epilogue;
+    const real *aside = o->aside;
     for (ptrdiff_t j = 0; j < nv; j++, aside += VL, y += VL) {
         ptrdiff_t some = j < nv - 1 ? VL : o->last;
         /* -0 leaves every sum as it is, as where there is nothing to add. */
@@ -133,8 +135,8 @@ static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, p
 }
 
 /* `what`, for each vector j of each row of a tile, which begins at `at`. Like those of x, row
- * pointers are made for every third row, and anew each time: the compiler would otherwise keep all
- * kinds of them in memory. */
+ * pointers are made for every third row, and anew each time: the compiler would otherwise work out
+ * many addresses beforehand and spill them. */
 #define EACH_VECTOR(rows, nv, y, ldy, what)                                                        \
     do {                                                                                           \
         real *third_ = (y);                                                                        \
@@ -160,12 +162,11 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
     const ptrdiff_t ld = in_place ? g->ld : 1, step = in_place ? 1 : g->step;
     const ptrdiff_t pitch = o->panel.pitch;
     const real *restrict panel = o->panel.data;
-    vec aside[24];
-    real *to = o->plain ? y : (real *)aside;
+    real *to = o->plain ? y : o->aside;
     ptrdiff_t ldy = o->plain ? o->ldy : nv * VL;
 
     if (o->epilogue->accumulate) {
-        if (!o->plain) fetch(o, rows, nv, y, to);
+        if (!o->plain) fetch(o, rows, nv, y);
         EACH_VECTOR(rows, nv, to, ldy, sum[i][j] = v_load(at + j * VL));
     } else {
         /* Asked for now, the lines of y are there when the sums are. */
@@ -206,7 +207,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
     }
 
     EACH_VECTOR(rows, nv, to, ldy, v_store(at + j * VL, j < whole ? sum[i][j] : whole_of(low[i])));
-    if (!o->plain) finish(o, rows, nv, to, y);
+    if (!o->plain) finish(o, rows, nv, y);
 }
 
 /* Accumulators of the largest tile, of nv vectors each row. */
@@ -225,7 +226,7 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
     for (; count > 0; count--, next->tile++) {
         ptrdiff_t ask = 0, apart = VL;
         if (asks && FEW_REGISTERS) {
-            /* Every other row of the next panel, a line a turn. */
+            /* A line a turn: where a row is one, those of every other row, then the others. */
             ask = panel->next - panel->data + next->tile % 2 * panel->pitch;
         } else if (asks && !next->tile) {
             ask = PANEL_AHEAD * panel->pitch; /* its own */
@@ -241,7 +242,7 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
 }
 
 /* All tiles nearly the same, since a narrow one waits for its own sums: some of a height and some
- * of one less. Of the tall tiles not every height is compiled. */
+ * of one less. Of the tall tiles not every height is compiled; what they leave is a tile more. */
 CN_INLINE void tiles(const int nv, const int halved, const int asks, const int in_place,
                      const product *o, ptrdiff_t m, real *y) {
     static const int8_t compiled[] = {0,  1,  2,  3,  4,  5,  6,  6,  8,  8,  10, 10, 12,
@@ -253,10 +254,10 @@ CN_INLINE void tiles(const int nv, const int halved, const int asks, const int i
         ptrdiff_t rows = compiled[wanted];
         if (rows == wanted) count -= count * wanted - m;
         switch (rows) {
-#define HEIGHT(rows)                                                                               \
-    case rows:                                                                                     \
-        if (rows * nv <= ACCUMULATORS)                                                             \
-            some_tiles(rows, nv, halved, asks, in_place, o, &next, count);                         \
+#define HEIGHT(height)                                                                             \
+    case height:                                                                                   \
+        if (height * nv <= ACCUMULATORS)                                                           \
+            some_tiles(height, nv, halved, asks, in_place, o, &next, count);                       \
         break;
             HEIGHT(1)
             HEIGHT(2)
@@ -270,14 +271,16 @@ CN_INLINE void tiles(const int nv, const int halved, const int asks, const int i
             HEIGHT(16)
             HEIGHT(20)
             HEIGHT(24)
+#undef HEIGHT
         }
         m -= count * rows;
     }
 }
 
+/* With 32 registers all tiles ask; with 16 a variant does, of products with x in place. */
 #define PANEL(name, nv, halved, asks)                                                              \
     static __attribute__((noinline)) void name(const product *o, ptrdiff_t m, real *y) {           \
-        if (o->x->step == 1)                                                                       \
+        if (o->x->step == 1 || (asks && FEW_REGISTERS))                                            \
             tiles(nv, halved, asks, 1, o, m, y);                                                   \
         else                                                                                       \
             tiles(nv, halved, asks, 0, o, m, y);                                                   \
@@ -311,8 +314,10 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
     };
     ptrdiff_t nv = cn_ceil_div(width, VL), last = width - (nv - 1) * VL;
     int plain = last == VL && !epilogue.bias && !epilogue.relu;
-    int second = FEW_REGISTERS ? panel.next != NULL : HALVES && last <= VL / 2;
-    product o = {g, panel, last, ldy, &epilogue, plain};
+    int asks = panel.next && g->step == 1;
+    int second = FEW_REGISTERS ? asks : HALVES && last <= VL / 2;
+    _Alignas(64) real aside[ACCUMULATORS * VL];
+    product o = {g, panel, last, ldy, &epilogue, plain, aside};
     panels[nv - 1][second](&o, m, y);
 }
 
@@ -357,6 +362,7 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
     enum { ROWS_AHEAD = 8, LINE = 64 / (int)sizeof(real) };
     for (ptrdiff_t l = 0; l < depth; l++, w += row) {
         for (ptrdiff_t j = 0; j < width; j += LINE) __builtin_prefetch(w + ROWS_AHEAD * row + j);
+        __builtin_prefetch(w + ROWS_AHEAD * row + width - 1);
         for (ptrdiff_t first = 0; first < width; first += GEMM_NR) {
             ptrdiff_t end = cn_min(GEMM_NR, width - first);
             const real *from = w + first;

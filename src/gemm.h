@@ -61,8 +61,8 @@ CN_INLINE ptrdiff_t gemm_packed_place(ptrdiff_t depth, ptrdiff_t columns, ptrdif
 typedef struct {
     const real *data;
     ptrdiff_t pitch;
-    const real *next; /* one of the same form that is to follow, asked for meanwhile: with 32
-                         registers for the first cache, with 16 for the second; or NULL */
+    const real *next; /* the one that is to follow, asked for meanwhile: with 32 registers for the
+                         first cache, with 16 for the second; or NULL */
 } gemm_panel;
 CN_INLINE gemm_panel gemm_packed(const real *packed, ptrdiff_t width) {
     return (gemm_panel){packed, cn_round_up(width, VL), NULL};

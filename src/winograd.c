@@ -339,7 +339,7 @@ static void write_tiles(const winograd *g, const real *p, ptrdiff_t first, ptrdi
 
 ptrdiff_t CN(winograd_scratch)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_scratch)(g);
-    ptrdiff_t panels = cn_min(gemm_panels(g->k), GEMM_TOGETHER); /* of gradients */
+    ptrdiff_t panels = cn_min(gemm_panels(g->k), GEMM_TOGETHER);
     return points(g) * (point_size(tile_pitch(g->c)) + panels * point_size(GEMM_NR)) +
            cn_round_up(g->c, VL);
 }
@@ -384,9 +384,9 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
     memset(zero, 0, (size_t)g->c * sizeof(real));
     read_tiles(g, x, first, count, v, zero);
     int past = WHOLE_LINES && g->k % VL == 0 && large_result(y, g->n * g->p * g->q * g->k);
-    /* What is read next and where this is written come from far away while it multiplies; so do the
-     * filters, if they are too many for the second cache. Two wide panels would not fit the first.
-     */
+    /* What is read next and where this is written come from far away while it multiplies. So do
+     * filters that are too many for the second cache; not with 32 registers, where the next panel
+     * would be asked for into the first, which does not hold two such wide ones. */
     int asks = GEMM_NV == 2 && filter_bytes(g) > 256 << 10;
     span next = inputs(g, x, first + count, cn_min(first + 2 * count, tiles));
     span here = outputs(g, y, first, first + count);
@@ -403,9 +403,10 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
             for (ptrdiff_t j = strip; j < end; j += GEMM_NR, p += out_panel) {
                 ptrdiff_t width = cn_round_up(cn_min(GEMM_NR, end - j), VL);
                 gemm_panel panel = gemm_packed(filters + g->c * j, width);
-                if (asks)
-                    panel.next = j + GEMM_NR < end ? panel.data + g->c * GEMM_NR
-                                                   : filters + matrix + g->c * strip;
+                if (asks && j + GEMM_NR < end)
+                    panel.next = panel.data + g->c * GEMM_NR;
+                else if (asks && i + 1 < count_points)
+                    panel.next = filters + matrix + g->c * strip;
                 CN(gemm)(&rows, count, panel, width, p, width, (gemm_epilogue){NULL, 0, 0});
             }
         }

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("objdump") is None, reason="needs o
 # Multiply-adds of the largest tile's loop for each width of a panel: with AVX2 two steps a turn.
 TILES = {
     "avx512": {"panel_4": 24, "panel_3": 24, "panel_2": 24, "panel_1": 24},
-    "avx2": {"panel_2": 24, "panel_1": 24},
+    "avx2": {"panel_2": 24, "panel_1": 24, "panel_2_asks": 24, "panel_1_asks": 24},
 }
 REGISTER = {"avx512": "zmm", "avx2": "ymm"}
 

@@ -279,13 +279,13 @@ static void guard_run(const void *args, const cn_step *step, ptrdiff_t chunk, vo
     }
     const real *dw = a->dw.data;
     ptrdiff_t end = cn_min((chunk + 1) * CHUNK, a->dw.shape[0]);
-    /* Nothing times a number is nothing, and otherwise NaN, which stays. */
-    vec nothing[4] = {{0}};
+    /* 0 times a finite number is 0; times any other it is NaN, and a sum keeps that. */
+    vec zeros[4] = {{0}};
     ptrdiff_t i = chunk * CHUNK;
     for (; i + 4 * VL <= end; i += 4 * VL)
-        for (int j = 0; j < 4; j++) nothing[j] += 0 * v_load(dw + i + j * VL);
-    for (; i < end; i += VL) nothing[0] += 0 * v_load_n(dw + i, end - i);
-    ivec bad = v_not_finite((nothing[0] + nothing[1]) + (nothing[2] + nothing[3]));
+        for (int j = 0; j < 4; j++) zeros[j] += 0 * v_load(dw + i + j * VL);
+    for (; i < end; i += VL) zeros[0] += 0 * v_load_n(dw + i, end - i);
+    ivec bad = v_not_finite((zeros[0] + zeros[1]) + (zeros[2] + zeros[3]));
     if (v_any(bad)) cn_fail(step, CN_NOT_FINITE_GRADIENT);
 }
 
