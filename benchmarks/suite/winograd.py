@@ -21,8 +21,9 @@ Row = dict[str, Any]
 def run(pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int) -> Iterator[Row]:
     """A row for each pass of each such convolution in the shape files. `effective` is the direct
     sum's operations by Winograd's time, as a share of the ceiling."""
-    print("\nms: median; effective: the direct sum's operations in that time, of the ceiling;")
-    print("then the times of the direct kernel and of the peers over ours; chosen: by a plan\n")
+    print("\nms: median; effective: the direct sum's operations in that time, and in the shortest,")
+    print("of the ceiling; then times of the direct kernel and of the peers over ours;")
+    print("chosen: by a plan\n")
     for problem in problems.problems(pattern):
         largest = _largest(problem)
         if not largest:
@@ -49,11 +50,10 @@ def run(pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int) -> Iter
             for name, found in times.items()
             if name != "winograd"
         )
-        effective = direct.flops / median / best.flops
+        shares = [direct.flops / times["winograd"][t] / best.flops for t in ("median", "minimum")]
         mark = "chosen" if chosen else "not chosen"
-        print(
-            f"{problem.name:<58}{median * 1e3:9.3f}{effective:7.0%}  {others}  {mark}", flush=True
-        )
+        figures = f"{median * 1e3:9.3f}{shares[0]:7.0%}{shares[1]:6.0%}"
+        print(f"{problem.name:<58}{figures}  {others}  {mark}", flush=True)
         yield row
 
 
