@@ -184,7 +184,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         const real *row[8] = {x};
 #pragma GCC unroll 8
         for (int i = 1; i < (rows + 2) / 3; i++) row[i] = row[i - 1] + 3 * ld;
-        /* Hidden from the compiler, which would work out where the pointers end by division. */
+        /* Hidden from the compiler, which would work out from it where the pointers end. */
         ptrdiff_t left = g->run_length;
 #define MULTIPLY(steps)                                                                            \
     do {                                                                                           \
