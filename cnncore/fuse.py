@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
-from .plan import Op, Tensor, kernel_fields
+from .plan import Op, Tensor, kernel_fields, op_cost
 
 
 def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
     ops = relu_into_producer(share_gradient_of_add(ops), keep)
     ops = relu_into_max_pool_backward(relu_into_batchnorm_backward(ops, keep), keep)
-    return moments_into_convolution(sum_into_relu_backward(ops, keep))
+    return again_before_backward(moments_into_convolution(sum_into_relu_backward(ops, keep)), keep)
 
 
 # Tiles of outputs, rows and columns, that src/winograd.h has for a filter's side; its switch is the
@@ -195,6 +195,57 @@ def moments_into_convolution(ops: Sequence[Op]) -> list[Op]:
             fused=reader.fused | {"moments_given": 1}, replaces=reader.plain(),
         )  # fmt: skip
     return result
+
+
+# Where a batch normalization is made again: for results of so many bytes, of which each value takes
+# so many operations in the backward passes that read it. To make it again takes as long as 50 to 100.
+LARGE, OPERATIONS = 1 << 20, 2000
+
+
+def again_before_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
+    """Large results of batch normalization that a backward pass reads are not kept until then, but
+    made again, to the same bits: what they are made of is kept anyway (Chen et al. 2016, training
+    deep nets with sublinear memory cost, section 3)."""
+    kept = {t.root for t in keep}
+    made = {
+        op.outputs["y"].root: op
+        for op in ops
+        if op.kernel == "batchnorm_forward" and op.outputs["y"].root not in kept
+    }
+    readers: dict[Tensor, list[int]] = {}
+    for i, op in enumerate(ops):
+        for root in {t.root for t in op.inputs.values()} & made.keys():
+            if op.function == "backward":
+                readers.setdefault(root, []).append(i)
+    first: dict[int, list[Op]] = {}
+    again: dict[Tensor, Tensor] = {}
+    for root, indices in readers.items():
+        flops = sum(op_cost(plain)[0] for i in indices for plain in ops[i].plain())
+        if root.size >= LARGE and flops >= OPERATIONS * prod(root.shape):
+            op = _again(made[root])
+            again[root] = op.outputs["y"]
+            first.setdefault(indices[0], []).append(op)
+    result = []
+    for i, op in enumerate(ops):
+        result += first.get(i, [])
+        if op.function == "backward":
+            inputs = {name: _resolve(t, again) for name, t in op.inputs.items()}
+            op = replace(op, inputs=inputs)
+        result.append(op)
+    return result
+
+
+def _again(op: Op) -> Op:
+    """A batch normalization whose mean and variance are known."""
+    known = op.tensors
+    inputs = {name: known[name] for name in ("x", "gamma", "beta")}
+    inputs |= {f"running_{name}": known[name] for name in ("mean", "var")}
+    y = replace(known["y"], name=f"{known['y'].name} again", source=None)
+    fused = {"relu": 1} if "relu" in op.fused else {}
+    return Op(
+        "batchnorm_eval", "forward", inputs, {"y": y}, op.attributes, op.layer, fused,
+        replaces=op.plain(),
+    )  # fmt: skip
 
 
 def _merge_neighbours(

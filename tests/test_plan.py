@@ -162,6 +162,63 @@ def test_a_plan_serves_every_batch_up_to_its_capacity(data, n):
     assert bits[0] == bits[1]
 
 
+WIDE = cnn.Sequential(
+    [
+        cnn.Conv2d(64, 3, padding=1), cnn.BatchNorm(), cnn.ReLU(),
+        cnn.Residual([cnn.Conv2d(64, 3, padding=1), cnn.BatchNorm()]),
+        cnn.Conv2d(64, 3, padding=1), cnn.ReLU(), cnn.GlobalAvgPool2d(), cnn.Affine(4),
+    ]
+)  # fmt: skip
+
+
+def gradients_of(model, plan, x, y):
+    gradients = cnn.model.Vector(model.architecture.parameters, model.dtype)
+    runner = Runner(Program(plan), model.vectors | {GRADIENTS: gradients})
+    runner.bind({"data": x, "labels": y})
+    return runner.run(Batches.one(len(x), 1, 0)), gradients
+
+
+def test_large_results_of_batch_normalization_are_made_again(monkeypatch):
+    """Less memory, the same bits, also for a batch below the plan's capacity."""
+    random = np.random.RandomState(0)
+    x, y = random.standard_normal((40, 12, 12, 2)), random.randint(0, 4, 40)
+    model = cnn.Model(WIDE, (12, 12, 2))
+    purpose = Purpose("gradients", 40, model.isa, model.loss, model.l2)
+    plan = model.architecture.plan(purpose)
+    found = [op for op in plan.ops if op.kernel == "batchnorm_eval_forward"]
+    assert [op.layer for op in found] == ["1"]  # the other's result has another addend: not made
+    assert found[0].fused == {"relu": 1}
+    position = plan.ops.index(found[0])
+    reader = plan.ops[position + 1]
+    assert (reader.kernel, reader.layer) == ("conv2d_backward", "3.0")
+    assert reader.inputs["x"].root is found[0].outputs["y"]
+    monkeypatch.setattr(fuse, "LARGE", 1 << 40)
+    kept = model.architecture.plan(purpose)
+    assert not any(op.kernel == "batchnorm_eval_forward" for op in kept.ops)
+    saved = Program(kept).arena_bytes - Program(plan).arena_bytes
+    assert saved > 0.9 * found[0].outputs["y"].size
+    for n in (40, 7):
+        again, once = (gradients_of(model, p, x[:n], y[:n]) for p in (plan, kept))
+        np.testing.assert_array_equal(again[0], once[0])
+        np.testing.assert_array_equal(again[1], once[1])
+
+
+def test_what_is_small_or_kept_or_cheap_to_differentiate_is_not_made_again():
+    def made(net=WIDE, capacity=40, keep=()):
+        model = cnn.Model(net, (12, 12, 2))
+        purpose = Purpose("gradients", capacity, model.isa, model.loss, model.l2, keep=keep)
+        ops = model.architecture.plan(purpose).ops
+        return sum(op.kernel == "batchnorm_eval_forward" for op in ops)
+
+    narrow = cnn.Sequential(
+        [
+            cnn.Conv2d(64, 3, padding=1), cnn.BatchNorm(), cnn.ReLU(),
+            cnn.Conv2d(40, 3, padding=1), cnn.GlobalAvgPool2d(), cnn.Affine(4),
+        ]
+    )  # fmt: skip
+    assert (made(), made(capacity=20), made(keep=("2",)), made(narrow)) == (1, 0, 0, 0)
+
+
 SHARED = [
     cnn.Conv2d(4, 3), cnn.Residual([cnn.BatchNorm()], shortcut=[cnn.BatchNorm()]), cnn.Flatten(),
     cnn.Affine(4),
