@@ -197,8 +197,8 @@ def moments_into_convolution(ops: Sequence[Op]) -> list[Op]:
     return result
 
 
-# Where a batch normalization is made again: for results of so many bytes, of which each value takes
-# so many operations in the backward passes that read it. To make it again takes as long as 50 to 100.
+# Where a batch normalization is made again: for results of so many bytes, each value of which takes
+# so many operations in the backward passes that read it. To make it takes as long as 50 to 100.
 LARGE, OPERATIONS = 1 << 20, 2000
 
 

@@ -247,7 +247,9 @@ CN_INLINE void tiles(const int nv, const int halved, const int asks, const int i
                      const product *o, ptrdiff_t m, real *y) {
     static const int8_t compiled[] = {0,  1,  2,  3,  4,  5,  6,  6,  8,  8,  10, 10, 12,
                                       12, 12, 12, 16, 16, 16, 16, 20, 20, 20, 20, 24};
-    const int largest = ACCUMULATORS / nv;
+    int largest = ACCUMULATORS / nv;
+    /* Lines that far apart share one set of the first cache, which holds eight. */
+    if (in_place && largest > 8 && o->x->ld * (ptrdiff_t)sizeof(real) % 4096 == 0) largest = 8;
     place next = {o->x->x, y, 0, cn_ceil_div(m, largest) - 1};
     while (m > 0) {
         ptrdiff_t count = cn_ceil_div(m, largest), wanted = cn_ceil_div(m, count);

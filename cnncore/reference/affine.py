@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
+
 from ..shapes import Shape, expect, expect_rank
 from .case import Array, Case, Inferred
 
@@ -50,6 +52,13 @@ def _case(name: str, n: int, d: int, m: int, bias: bool = True) -> Case:
     return Case(name, {"x": (n, d), "w": (d, m)} | ({"b": (m,)} if bias else {}))
 
 
+def _long(name: str, n: int, d: int, m: int) -> Case:
+    """Most of x is 0: the bound of a full sum as long would also allow for mistakes."""
+    place = np.add.outer(3 * np.arange(n), np.arange(d))
+    x = np.where(place % 10 == 0, np.cos(place), 0)
+    return Case(name, {"x": x, "w": (d, m), "b": (m,)})
+
+
 CASES = [
     _case("one", 1, 1, 1),
     _case("odd", 3, 5, 7),
@@ -58,5 +67,7 @@ CASES = [
     _case("split reduction", 197, 19, 10),
     _case("several panels", 50, 130, 200),
     _case("columns far apart", 270, 512, 70),
+    _long("long sums", 39, 2051, 21),
+    _long("rows far apart", 40, 2048, 10),
     Case("flattens", {"x": (4, 3, 2, 5), "w": (30, 9), "b": (9,)}),
 ]

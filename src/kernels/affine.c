@@ -119,19 +119,70 @@ static const char *forward_check(const void *args) {
     return NULL;
 }
 
+/* Forward: stage 0 multiplies. Few results that are long sums are made in parts, which stage 1 adds
+ * up: there is enough to do then without packing w for one block of rows after another. The parts
+ * depend on w's shape alone, so an example's result not on how many it comes with. */
+enum { LONG_SUM = 2048, FEW_STRIPS = 4, FORWARD_PARTS = 8 };
+
+static ptrdiff_t forward_parts(const affine_forward *a) {
+    int few = gemm_strips(a->w.shape[1]) <= FEW_STRIPS;
+    return a->w.shape[0] >= LONG_SUM && few ? FORWARD_PARTS : 1;
+}
+
+/* Reals of a part. */
+static ptrdiff_t forward_part(const affine_forward *a) { return a->x.shape[0] * a->w.shape[1]; }
+
+static ptrdiff_t forward_workspace(const void *args) {
+    ptrdiff_t parts = forward_parts(args);
+    return parts > 1 ? parts * forward_part(args) * (ptrdiff_t)sizeof(real) : 0;
+}
+
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
-    ptrdiff_t strips = gemm_strips(((const affine_forward *)args)->w.shape[1]);
-    return strips * row_blocks(n, strips);
+    const affine_forward *a = args;
+    ptrdiff_t products = gemm_strips(a->w.shape[1]) * forward_parts(a);
+    return products * row_blocks(n, products);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const affine_forward *a = args;
     ptrdiff_t n = step->n, d = a->w.shape[0], m = a->w.shape[1];
-    ptrdiff_t strips = gemm_strips(m), blocks = row_blocks(n, strips);
-    place at = place_of(chunk, n, m, blocks, strips);
-    product((matrix){a->x.data, d, 1}, (matrix){a->w.data, m, 1}, d, m, at.strip, 1, a->b.data,
-            (int)a->relu, a->y.data, cn_part(n, blocks, at.block), cn_part(n, blocks, at.block + 1),
-            scratch);
+    ptrdiff_t strips = gemm_strips(m), parts = forward_parts(a);
+    ptrdiff_t blocks = row_blocks(n, strips * parts), part = chunk / (strips * blocks);
+    ptrdiff_t first = cn_part(d, parts, part), depth = cn_part(d, parts, part + 1) - first;
+    place at = place_of(chunk % (strips * blocks), n, m, blocks, strips);
+    int whole = parts == 1;
+    product((matrix){(const real *)a->x.data + first, d, 1},
+            (matrix){(const real *)a->w.data + first * m, m, 1}, depth, m, at.strip, 1,
+            whole ? a->b.data : NULL, whole && a->relu,
+            whole ? a->y.data : (real *)a->head.workspace + part * forward_part(a),
+            cn_part(n, blocks, at.block), cn_part(n, blocks, at.block + 1), scratch);
+}
+
+/* Elements that a chunk adds up, of y or of dw. */
+enum { COMBINE_BLOCK = 4096 };
+
+static ptrdiff_t rows_combined(const affine_forward *a) {
+    return cn_max(1, COMBINE_BLOCK / a->w.shape[1]);
+}
+
+static ptrdiff_t forward_combine_chunks(const void *args, ptrdiff_t n) {
+    return forward_parts(args) > 1 ? cn_ceil_div(n, rows_combined(args)) : 0;
+}
+
+static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const affine_forward *a = args;
+    ptrdiff_t m = a->w.shape[1], from = chunk * rows_combined(a);
+    ptrdiff_t to = cn_min(step->n, from + rows_combined(a));
+    real *y = (real *)a->y.data + from * m;
+    const real *bias = a->b.data;
+    CN(add_parts)(a->y.data, a->head.workspace, FORWARD_PARTS, forward_part(a), from * m, to * m);
+    for (ptrdiff_t i = from; i < to; i++, y += m)
+        for (ptrdiff_t j = 0; j < m; j += VL) {
+            vec out = v_load_n(y + j, m - j);
+            if (bias) out += v_load_n(bias + j, m - j);
+            v_store_n(y + j, a->relu ? v_relu(out) : out, m - j);
+        }
 }
 
 /* Backward: stage 0 makes dx, dw and db, or parts of the sums over a long batch, which stage 1
@@ -239,9 +290,6 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
         db_run(a, o, n, chunk - first - weights);
 }
 
-/* Elements of dw that one chunk adds up. */
-enum { COMBINE_BLOCK = 4096 };
-
 static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
@@ -270,8 +318,9 @@ static const cn_kernel forward = {
     .args_size = sizeof(affine_forward),
     .fields = CN_TABLE(AFFINE_FORWARD),
     .check = forward_check,
+    .workspace = forward_workspace,
     .scratch = forward_scratch,
-    .stages = {{forward_chunks, forward_run}},
+    .stages = {{forward_chunks, forward_run}, {forward_combine_chunks, forward_combine}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE affine_backward
