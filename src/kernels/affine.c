@@ -120,13 +120,14 @@ static const char *forward_check(const void *args) {
 }
 
 /* Forward: stage 0 multiplies. Few results that are long sums are made in parts, which stage 1 adds
- * up: there is enough to do then without packing w for one block of rows after another. The parts
- * depend on w's shape alone, so an example's result not on how many it comes with. */
+ * up: there is enough to do then without packing w for one block of rows after another, and strips
+ * that differ in width leave no thread waiting. The parts depend on w's shape alone, so an
+ * example's result not on how many it comes with. */
 enum { LONG_SUM = 2048, FEW_STRIPS = 4, FORWARD_PARTS = 8 };
 
 static ptrdiff_t forward_parts(const affine_forward *a) {
-    int few = gemm_strips(a->w.shape[1]) <= FEW_STRIPS;
-    return a->w.shape[0] >= LONG_SUM && few ? FORWARD_PARTS : 1;
+    ptrdiff_t strips = gemm_strips(a->w.shape[1]);
+    return a->w.shape[0] >= LONG_SUM && strips > 1 && strips <= FEW_STRIPS ? FORWARD_PARTS : 1;
 }
 
 /* Reals of a part. */
