@@ -1,4 +1,5 @@
-"""Fusion: a list of ops in, one with less to do out. Every fused op names the ops it replaces."""
+"""Fusion: a list of ops in, one with less to do, or less to keep, out. Every fused op names the ops
+it replaces."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
-from .plan import Op, Tensor, kernel_fields, op_cost
+from .plan import Op, Tensor, kernel_fields, op_cost, unread
 
 
 def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
@@ -207,28 +208,29 @@ def again_before_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]
     made again, to the same bits: what they are made of is kept anyway (Chen et al. 2016, training
     deep nets with sublinear memory cost, section 3)."""
     kept = {t.root for t in keep}
-    made = {
+    makers = {
         op.outputs["y"].root: op
         for op in ops
         if op.kernel == "batchnorm_forward" and op.outputs["y"].root not in kept
     }
     readers: dict[Tensor, list[int]] = {}
     for i, op in enumerate(ops):
-        for root in {t.root for t in op.inputs.values()} & made.keys():
-            if op.function == "backward":
+        if op.function == "backward":
+            read = {t.root for name, t in op.inputs.items() if name not in unread(op)}
+            for root in read & makers.keys():
                 readers.setdefault(root, []).append(i)
-    first: dict[int, list[Op]] = {}
     again: dict[Tensor, Tensor] = {}
+    before: dict[int, list[Op]] = {}
     for root, indices in readers.items():
-        flops = sum(op_cost(plain)[0] for i in indices for plain in ops[i].plain())
-        if root.size >= LARGE and flops >= OPERATIONS * prod(root.shape):
-            op = _again(made[root])
+        operations = sum(op_cost(plain)[0] for i in indices for plain in ops[i].plain())
+        if root.size >= LARGE and operations >= OPERATIONS * prod(root.shape):
+            op = _again(makers[root])
             again[root] = op.outputs["y"]
-            first.setdefault(indices[0], []).append(op)
+            before.setdefault(indices[0], []).append(op)
     result = []
     for i, op in enumerate(ops):
-        result += first.get(i, [])
-        if op.function == "backward":
+        result += before.get(i, [])
+        if op.function == "backward" and any(t.root in again for t in op.inputs.values()):
             inputs = {name: _resolve(t, again) for name, t in op.inputs.items()}
             op = replace(op, inputs=inputs)
         result.append(op)
@@ -236,16 +238,13 @@ def again_before_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]
 
 
 def _again(op: Op) -> Op:
-    """A batch normalization whose mean and variance are known."""
+    """A batch normalization whose mean and variance are known. It replaces nothing."""
     known = op.tensors
     inputs = {name: known[name] for name in ("x", "gamma", "beta")}
     inputs |= {f"running_{name}": known[name] for name in ("mean", "var")}
     y = replace(known["y"], name=f"{known['y'].name} again", source=None)
     fused = {"relu": 1} if "relu" in op.fused else {}
-    return Op(
-        "batchnorm_eval", "forward", inputs, {"y": y}, op.attributes, op.layer, fused,
-        replaces=op.plain(),
-    )  # fmt: skip
+    return Op("batchnorm_eval", "forward", inputs, {"y": y}, op.attributes, op.layer, fused)
 
 
 def _merge_neighbours(

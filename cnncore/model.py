@@ -462,7 +462,7 @@ class Model:
     def summary(self) -> str:
         """Layers with output shapes, parameters and FLOPs of one example forward, and how training
         computes a convolution that is not summed directly; and the memory that one example's
-        activations take in training."""
+        activations take in training, at most."""
         flops: dict[str, int] = {}
         for op in self._architecture.forward_ops:
             flops[op.layer] = flops.get(op.layer, 0) + op_cost(op)[0]

@@ -340,7 +340,7 @@ def op_cost(op: Op) -> tuple[int, int]:
     return flops, moved
 
 
-def _unread(op: Op) -> set[str]:
+def unread(op: Op) -> set[str]:
     """Of a backward pass with weights, what gives a shape alone: w is for dx, and x for dw."""
     if op.function != "backward" or not {"x", "w"} <= set(op.inputs):
         return set()
@@ -365,11 +365,11 @@ def op_bytes(op: Op, given: Mapping[str, Array] | None = None) -> int:
         return examples * prod(tensor.shape[1:]) * item
 
     twice = set() if op.fused.get("moments_given") else _TWICE.get(op.kernel, set())
-    unread = _unread(op)
+    shapes_only = unread(op)
     read = sum(
         size(t) * (1 + (name in twice))
         for name, t in op.inputs.items()
-        if name in fields and name not in unread
+        if name in fields and name not in shapes_only
     )
     return read + sum(size(t) for name, t in op.outputs.items() if name in fields)
 

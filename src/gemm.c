@@ -248,7 +248,7 @@ CN_INLINE void tiles(const int nv, const int halved, const int asks, const int i
     static const int8_t compiled[] = {0,  1,  2,  3,  4,  5,  6,  6,  8,  8,  10, 10, 12,
                                       12, 12, 12, 16, 16, 16, 16, 20, 20, 20, 20, 24};
     int largest = ACCUMULATORS / nv;
-    /* Lines that far apart share one set of the first cache, which holds eight. */
+    /* Lines that far apart share one set of the first cache, which may hold no more than eight. */
     if (in_place && largest > 8 && o->x->ld * (ptrdiff_t)sizeof(real) % 4096 == 0) largest = 8;
     place next = {o->x->x, y, 0, cn_ceil_div(m, largest) - 1};
     while (m > 0) {

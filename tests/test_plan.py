@@ -149,13 +149,19 @@ def test_plan_equals_the_twins_step_by_step(data):
 
 
 @pytest.mark.parametrize("n", [1, 7, 40])
-def test_a_plan_serves_every_batch_up_to_its_capacity(data, n):
+@pytest.mark.parametrize(
+    "net",
+    [
+        [cnn.Conv2d(4, 3), cnn.ReLU(), cnn.Flatten(), cnn.Affine(4)],
+        # Sums over 2304 features, which are made in parts.
+        [cnn.Conv2d(64, 3, padding=1), cnn.Flatten(), cnn.Affine(70), cnn.ReLU(), cnn.Affine(4)],
+    ],
+)
+def test_a_plan_serves_every_batch_up_to_its_capacity(data, net, n):
     x, y = data
     bits = []
     for capacity in (n, 40):
-        model = model_of(
-            "float32", net=[cnn.Conv2d(4, 3), cnn.ReLU(), cnn.Flatten(), cnn.Affine(4)]
-        )
+        model = model_of("float32", net=net)
         solver = cnn.Solver(model, update=cnn.Momentum(1e-2), batch_size=capacity)
         solver.step(x[:n], y[:n])
         bits.append(model.digest())
@@ -186,7 +192,7 @@ def test_large_results_of_batch_normalization_are_made_again(monkeypatch):
     purpose = Purpose("gradients", 40, model.isa, model.loss, model.l2)
     plan = model.architecture.plan(purpose)
     found = [op for op in plan.ops if op.kernel == "batchnorm_eval_forward"]
-    assert [op.layer for op in found] == ["1"]  # the other's result has another addend: not made
+    assert [op.layer for op in found] == ["1"]  # the other's result only goes into a sum
     assert found[0].fused == {"relu": 1}
     position = plan.ops.index(found[0])
     reader = plan.ops[position + 1]
@@ -204,9 +210,9 @@ def test_large_results_of_batch_normalization_are_made_again(monkeypatch):
 
 
 def test_what_is_small_or_kept_or_cheap_to_differentiate_is_not_made_again():
-    def made(net=WIDE, capacity=40, keep=()):
+    def made(net=WIDE, capacity=40, **more):
         model = cnn.Model(net, (12, 12, 2))
-        purpose = Purpose("gradients", capacity, model.isa, model.loss, model.l2, keep=keep)
+        purpose = Purpose("gradients", capacity, model.isa, model.loss, model.l2, **more)
         ops = model.architecture.plan(purpose).ops
         return sum(op.kernel == "batchnorm_eval_forward" for op in ops)
 
@@ -217,6 +223,7 @@ def test_what_is_small_or_kept_or_cheap_to_differentiate_is_not_made_again():
         ]
     )  # fmt: skip
     assert (made(), made(capacity=20), made(keep=("2",)), made(narrow)) == (1, 0, 0, 0)
+    assert made(frozen=frozenset({"3.0.w", "3.0.b"})) == 0  # without dw nothing of x is read
 
 
 SHARED = [

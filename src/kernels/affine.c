@@ -175,14 +175,15 @@ static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chu
     const affine_forward *a = args;
     ptrdiff_t m = a->w.shape[1], from = chunk * rows_combined(a);
     ptrdiff_t to = cn_min(step->n, from + rows_combined(a));
+    const real *part = (const real *)a->head.workspace + from * m, *bias = a->b.data;
     real *y = (real *)a->y.data + from * m;
-    const real *bias = a->b.data;
-    CN(add_parts)(a->y.data, a->head.workspace, FORWARD_PARTS, forward_part(a), from * m, to * m);
-    for (ptrdiff_t i = from; i < to; i++, y += m)
+    for (ptrdiff_t i = from; i < to; i++, y += m, part += m)
         for (ptrdiff_t j = 0; j < m; j += VL) {
-            vec out = v_load_n(y + j, m - j);
-            if (bias) out += v_load_n(bias + j, m - j);
-            v_store_n(y + j, a->relu ? v_relu(out) : out, m - j);
+            vec sum = v_load_n(part + j, m - j);
+            for (ptrdiff_t p = 1; p < FORWARD_PARTS; p++)
+                sum += v_load_n(part + p * forward_part(a) + j, m - j);
+            if (bias) sum += v_load_n(bias + j, m - j);
+            v_store_n(y + j, a->relu ? v_relu(sum) : sum, m - j);
         }
 }
 
