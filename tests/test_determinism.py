@@ -105,6 +105,23 @@ def test_an_example_does_not_feel_its_companions(dtype, isa):
 
 @pytest.mark.parametrize("isa", levels.available())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_long_sums_do_not_feel_how_many_rows_there_are(dtype, isa):
+    """Their parts are added up at different places for few rows and for many."""
+    random = np.random.RandomState(0)
+    model = cnn.Model([cnn.Affine(70), cnn.ReLU()], (2051,), dtype=dtype, isa=isa)
+    model["0.b"][...] = random.standard_normal(70)
+    x = random.standard_normal((600, 2051)).astype(dtype)
+    whole = model.scores(x, batch_size=600)
+    for n in (1, 7, 256, 257):
+        assert model.scores(x[:n], batch_size=n).tobytes() == whole[:n].tobytes()
+    given = {"x": x[:300], "w": model["0.w"], "b": model["0.b"]}
+    want = cnn.reference.affine.forward(**{n: a.astype("float64") for n, a in given.items()})["y"]
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(whole[:300], np.maximum(want, 0), rtol=0, atol=100 * eps)
+
+
+@pytest.mark.parametrize("isa", levels.available())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_element_does_not_feel_the_columns_beside_it(dtype, isa):
     """Not even by the sign of a zero, which a product that is too small leaves."""
     small = np.full((2, 3), np.finfo(dtype).tiny, dtype)

@@ -63,12 +63,13 @@ static ptrdiff_t strips_together(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t de
 }
 
 /* y = x w + bias: rows from .. to of x, all of the depth, and `strips` strips of w's columns from
- * the first. x is (rows, depth) with one step 1. */
+ * the first. x is (rows, depth) with one step 1; y begins with row `from` and the first strip. */
 static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t first,
-                    ptrdiff_t strips, const real *bias, int relu, real *y, ptrdiff_t from,
-                    ptrdiff_t to, real *packed) {
+                    ptrdiff_t strips, const real *bias, int relu, real *y, ptrdiff_t pitch,
+                    ptrdiff_t from, ptrdiff_t to, real *packed) {
     int copied = far_apart(x.column, depth);
-    ptrdiff_t at_once = x.column == 1 ? DEPTH : DEPTH_BY_COLUMNS;
+    ptrdiff_t most = x.column == 1 ? DEPTH : DEPTH_BY_COLUMNS;
+    ptrdiff_t at_once = cn_ceil_div(depth, cn_ceil_div(depth, most));
     real *copy = packed + DEPTH * GEMM_STRIP;
     ptrdiff_t end = cn_min(columns, (first + strips) * GEMM_STRIP);
     for (ptrdiff_t l = 0; l < depth; l += at_once) {
@@ -93,17 +94,13 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                 if (strip.pitch && GEMM_NV == 4)
                     panel.next = last ? w.data + i + GEMM_NR : panel.data + some * w.row;
                 gemm_epilogue epilogue = {last && bias ? bias + i : NULL, last && relu, l > 0};
-                CN(gemm)(&rows, to - from, panel, cn_min(GEMM_NR, end - i), y + from * columns + i,
-                         columns, epilogue);
+                CN(gemm)(&rows, to - from, panel, cn_min(GEMM_NR, end - i),
+                         y + i - first * GEMM_STRIP, pitch, epilogue);
             }
         }
     }
 }
 
-static ptrdiff_t forward_scratch(const void *args) {
-    (void)args;
-    return DEPTH * GEMM_STRIP * (ptrdiff_t)sizeof(real);
-}
 static ptrdiff_t backward_scratch(const void *args) {
     (void)args;
     return (DEPTH * GEMM_STRIP + COPY) * (ptrdiff_t)sizeof(real);
@@ -119,44 +116,87 @@ static const char *forward_check(const void *args) {
     return NULL;
 }
 
-/* Forward: stage 0 multiplies. Few results that are long sums are made in parts, which stage 1 adds
- * up: there is enough to do then without packing w for one block of rows after another, and strips
- * that differ in width leave no thread waiting. The parts depend on w's shape alone, so an
- * example's result not on how many it comes with. */
-enum { LONG_SUM = 2048, FEW_STRIPS = 4, FORWARD_PARTS = 8 };
+/* Forward: stage 0 multiplies. A few columns of long sums are made in parts. Of a minibatch stage 1
+ * adds them up: so there is enough to do without small blocks of rows, each of which packs w anew,
+ * and strips that differ in width leave no thread waiting. (What one strip would gain is less than
+ * adding up takes.) Of more rows than that a chunk makes all parts and adds them up. The parts
+ * depend on w's shape alone: an example's result does not depend on how many it comes with. */
+enum { LONG_SUM = 2048, FEW_STRIPS = 4, FORWARD_PARTS = 4, PART_SUMS = ROWS * GEMM_STRIP };
 
 static ptrdiff_t forward_parts(const affine_forward *a) {
     ptrdiff_t strips = gemm_strips(a->w.shape[1]);
     return a->w.shape[0] >= LONG_SUM && strips > 1 && strips <= FEW_STRIPS ? FORWARD_PARTS : 1;
 }
 
-/* Reals of a part. */
-static ptrdiff_t forward_part(const affine_forward *a) { return a->x.shape[0] * a->w.shape[1]; }
+/* Parts that are chunks of their own. */
+static ptrdiff_t parts_apart(const affine_forward *a, ptrdiff_t n) {
+    return n <= ROWS ? forward_parts(a) : 1;
+}
+
+/* Reals of one, of all columns. */
+static ptrdiff_t forward_part(const affine_forward *a) {
+    return cn_min(a->x.shape[0], ROWS) * a->w.shape[1];
+}
 
 static ptrdiff_t forward_workspace(const void *args) {
     ptrdiff_t parts = forward_parts(args);
     return parts > 1 ? parts * forward_part(args) * (ptrdiff_t)sizeof(real) : 0;
 }
 
+static ptrdiff_t forward_scratch(const void *args) {
+    ptrdiff_t sums = forward_parts(args) > 1 ? FORWARD_PARTS * PART_SUMS : 0;
+    return (DEPTH * GEMM_STRIP + sums) * (ptrdiff_t)sizeof(real);
+}
+
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     const affine_forward *a = args;
-    ptrdiff_t products = gemm_strips(a->w.shape[1]) * forward_parts(a);
+    ptrdiff_t products = gemm_strips(a->w.shape[1]) * parts_apart(a, n);
     return products * row_blocks(n, products);
+}
+
+/* Rows from .. to and a strip of one part. */
+static void forward_product(const affine_forward *a, ptrdiff_t part, ptrdiff_t strip,
+                            ptrdiff_t from, ptrdiff_t to, real *y, ptrdiff_t pitch, real *scratch) {
+    ptrdiff_t d = a->w.shape[0], m = a->w.shape[1], parts = forward_parts(a);
+    ptrdiff_t first = cn_part(d, parts, part), depth = cn_part(d, parts, part + 1) - first;
+    int whole = parts == 1;
+    product((matrix){(const real *)a->x.data + first, d, 1},
+            (matrix){(const real *)a->w.data + first * m, m, 1}, depth, m, strip, 1,
+            whole ? a->b.data : NULL, whole && a->relu, y, pitch, from, to, scratch);
+}
+
+/* Adds parts up, in order: rows of `columns`, `apart` reals from part to part. */
+static void add_up(const affine_forward *a, const real *part, ptrdiff_t apart, ptrdiff_t pitch,
+                   const real *bias, ptrdiff_t rows, ptrdiff_t columns, real *y) {
+    for (ptrdiff_t i = 0; i < rows; i++, part += pitch, y += a->w.shape[1])
+        for (ptrdiff_t j = 0; j < columns; j += VL) {
+            ptrdiff_t some = columns - j;
+            vec sum = v_load_n(part + j, some);
+            for (ptrdiff_t p = 1; p < FORWARD_PARTS; p++)
+                sum += v_load_n(part + p * apart + j, some);
+            if (bias) sum += v_load_n(bias + j, some);
+            v_store_n(y + j, a->relu ? v_relu(sum) : sum, some);
+        }
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const affine_forward *a = args;
-    ptrdiff_t n = step->n, d = a->w.shape[0], m = a->w.shape[1];
-    ptrdiff_t strips = gemm_strips(m), parts = forward_parts(a);
+    ptrdiff_t n = step->n, m = a->w.shape[1], strips = gemm_strips(m), parts = parts_apart(a, n);
     ptrdiff_t blocks = row_blocks(n, strips * parts), part = chunk / (strips * blocks);
-    ptrdiff_t first = cn_part(d, parts, part), depth = cn_part(d, parts, part + 1) - first;
     place at = place_of(chunk % (strips * blocks), n, m, blocks, strips);
-    int whole = parts == 1;
-    product((matrix){(const real *)a->x.data + first, d, 1},
-            (matrix){(const real *)a->w.data + first * m, m, 1}, depth, m, at.strip, 1,
-            whole ? a->b.data : NULL, whole && a->relu,
-            whole ? a->y.data : (real *)a->head.workspace + part * forward_part(a),
-            cn_part(n, blocks, at.block), cn_part(n, blocks, at.block + 1), scratch);
+    ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
+    ptrdiff_t column = at.strip * GEMM_STRIP, result = from * m + column;
+    real *y = (real *)a->y.data + result;
+    if (parts == forward_parts(a)) {
+        if (parts > 1) y = (real *)a->head.workspace + part * forward_part(a) + result;
+        forward_product(a, part, at.strip, from, to, y, m, scratch);
+        return;
+    }
+    real *sums = (real *)scratch + DEPTH * GEMM_STRIP;
+    for (ptrdiff_t p = 0; p < FORWARD_PARTS; p++)
+        forward_product(a, p, at.strip, from, to, sums + p * PART_SUMS, GEMM_STRIP, scratch);
+    add_up(a, sums, PART_SUMS, GEMM_STRIP, a->b.data ? (const real *)a->b.data + column : NULL,
+           to - from, cn_min(GEMM_STRIP, m - column), y);
 }
 
 /* Elements that a chunk adds up, of y or of dw. */
@@ -167,24 +207,15 @@ static ptrdiff_t rows_combined(const affine_forward *a) {
 }
 
 static ptrdiff_t forward_combine_chunks(const void *args, ptrdiff_t n) {
-    return forward_parts(args) > 1 ? cn_ceil_div(n, rows_combined(args)) : 0;
+    return parts_apart(args, n) > 1 ? cn_ceil_div(n, rows_combined(args)) : 0;
 }
 
 static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const affine_forward *a = args;
     ptrdiff_t m = a->w.shape[1], from = chunk * rows_combined(a);
-    ptrdiff_t to = cn_min(step->n, from + rows_combined(a));
-    const real *part = (const real *)a->head.workspace + from * m, *bias = a->b.data;
-    real *y = (real *)a->y.data + from * m;
-    for (ptrdiff_t i = from; i < to; i++, y += m, part += m)
-        for (ptrdiff_t j = 0; j < m; j += VL) {
-            vec sum = v_load_n(part + j, m - j);
-            for (ptrdiff_t p = 1; p < FORWARD_PARTS; p++)
-                sum += v_load_n(part + p * forward_part(a) + j, m - j);
-            if (bias) sum += v_load_n(bias + j, m - j);
-            v_store_n(y + j, a->relu ? v_relu(sum) : sum, m - j);
-        }
+    add_up(a, (const real *)a->head.workspace + from * m, forward_part(a), m, a->b.data,
+           cn_min(rows_combined(a), step->n - from), m, (real *)a->y.data + from * m);
 }
 
 /* Backward: stage 0 makes dx, dw and db, or parts of the sums over a long batch, which stage 1
@@ -254,8 +285,9 @@ static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
                    real *scratch) {
     ptrdiff_t strips = gemm_strips(o.d), blocks = row_blocks(n, strips);
     place at = place_of(chunk, n, o.d, blocks, strips);
+    ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
     product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, at.strip, 1, NULL,
-            0, a->dx.data, cn_part(n, blocks, at.block), cn_part(n, blocks, at.block + 1), scratch);
+            0, (real *)a->dx.data + from * o.d + at.strip * GEMM_STRIP, o.d, from, to, scratch);
 }
 
 static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
@@ -265,11 +297,11 @@ static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
     ptrdiff_t from = cn_part(n, parts, part), to = cn_part(n, parts, part + 1);
     real *out = parts > 1 ? (real *)((char *)a->head.workspace + o.dw_parts) + part * o.d * o.m
                           : a->dw.data;
+    ptrdiff_t first = at.strip * o.together, row = cn_part(o.d, o.weight_blocks, at.block);
     product((matrix){(const real *)a->x.data + from * o.d, 1, o.d},
-            (matrix){(const real *)a->dy.data + from * o.m, o.m, 1}, to - from, o.m,
-            at.strip * o.together, o.together, NULL, 0, out,
-            cn_part(o.d, o.weight_blocks, at.block), cn_part(o.d, o.weight_blocks, at.block + 1),
-            scratch);
+            (matrix){(const real *)a->dy.data + from * o.m, o.m, 1}, to - from, o.m, first,
+            o.together, NULL, 0, out + row * o.m + first * GEMM_STRIP, o.m, row,
+            cn_part(o.d, o.weight_blocks, at.block + 1), scratch);
 }
 
 static void db_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t part) {
