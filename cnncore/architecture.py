@@ -115,7 +115,7 @@ class Architecture:
 
     @cached_property
     def activation_bytes(self) -> int:
-        """The results of all forward ops for one example; a training step keeps no more of them."""
+        """Of all forward ops' results for one example; a training step keeps no more than these."""
         roots = {t.root for op in self.forward_ops for t in op.tensors.values()}
         return sum(t.size for t in roots if t.base == ARENA)
 

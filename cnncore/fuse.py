@@ -199,7 +199,8 @@ def moments_into_convolution(ops: Sequence[Op]) -> list[Op]:
 
 
 # Where a batch normalization is made again: for results of so many bytes, each value of which takes
-# so many operations in the backward passes that read it. To make it takes as long as 50 to 100.
+# so many operations in the backward passes that read it. To make it again takes as long as 50 to
+# 100 of them.
 LARGE, OPERATIONS = 1 << 20, 2000
 
 
@@ -216,7 +217,8 @@ def again_before_backward(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]
     readers: dict[Tensor, list[int]] = {}
     for i, op in enumerate(ops):
         if op.function == "backward":
-            read = {t.root for name, t in op.inputs.items() if name not in unread(op)}
+            shapes_only = unread(op)
+            read = {t.root for name, t in op.inputs.items() if name not in shapes_only}
             for root in read & makers.keys():
                 readers.setdefault(root, []).append(i)
     again: dict[Tensor, Tensor] = {}

@@ -186,24 +186,26 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     place at = place_of(chunk % (strips * blocks), n, m, blocks, strips);
     ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
     ptrdiff_t column = at.strip * GEMM_STRIP, result = from * m + column;
-    real *y = (real *)a->y.data + result;
-    if (parts == forward_parts(a)) {
-        if (parts > 1) y = (real *)a->head.workspace + part * forward_part(a) + result;
-        forward_product(a, part, at.strip, from, to, y, m, scratch);
-        return;
+    real *y = (real *)a->y.data + result, *sums = a->head.workspace;
+    if (parts > 1) {
+        sums += part * forward_part(a) + result;
+        forward_product(a, part, at.strip, from, to, sums, m, scratch);
+    } else if (forward_parts(a) == 1) {
+        forward_product(a, 0, at.strip, from, to, y, m, scratch);
+    } else {
+        sums = (real *)scratch + DEPTH * GEMM_STRIP;
+        for (ptrdiff_t p = 0; p < FORWARD_PARTS; p++)
+            forward_product(a, p, at.strip, from, to, sums + p * PART_SUMS, GEMM_STRIP, scratch);
+        const real *bias = a->b.data ? (const real *)a->b.data + column : NULL;
+        add_up(a, sums, PART_SUMS, GEMM_STRIP, bias, to - from, cn_min(GEMM_STRIP, m - column), y);
     }
-    real *sums = (real *)scratch + DEPTH * GEMM_STRIP;
-    for (ptrdiff_t p = 0; p < FORWARD_PARTS; p++)
-        forward_product(a, p, at.strip, from, to, sums + p * PART_SUMS, GEMM_STRIP, scratch);
-    add_up(a, sums, PART_SUMS, GEMM_STRIP, a->b.data ? (const real *)a->b.data + column : NULL,
-           to - from, cn_min(GEMM_STRIP, m - column), y);
 }
 
 /* Elements that a chunk adds up, of y or of dw. */
 enum { COMBINE_BLOCK = 4096 };
 
 static ptrdiff_t rows_combined(const affine_forward *a) {
-    return cn_max(1, COMBINE_BLOCK / a->w.shape[1]);
+    return COMBINE_BLOCK / a->w.shape[1]; /* where there are parts, w has few columns */
 }
 
 static ptrdiff_t forward_combine_chunks(const void *args, ptrdiff_t n) {
