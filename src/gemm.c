@@ -244,13 +244,13 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
 /* All tiles nearly the same, since a narrow one waits for its own sums: some of a height and some
  * of one less. Of the tall tiles not every height is compiled; what they leave is a tile more. */
 CN_INLINE void tiles(const int nv, const int halved, const int asks, const int in_place,
-                     const product *o, ptrdiff_t m, real *y) {
+                     const product *o, const real *x, ptrdiff_t m, real *y) {
     static const int8_t compiled[] = {0,  1,  2,  3,  4,  5,  6,  6,  8,  8,  10, 10, 12,
                                       12, 12, 12, 16, 16, 16, 16, 20, 20, 20, 20, 24};
     int largest = ACCUMULATORS / nv;
     /* Lines that far apart share one set of the first cache, which may hold no more than eight. */
     if (in_place && largest > 8 && o->x->ld * (ptrdiff_t)sizeof(real) % 4096 == 0) largest = 8;
-    place next = {o->x->x, y, 0, cn_ceil_div(m, largest) - 1};
+    place next = {x, y, 0, cn_ceil_div(m, largest) - 1};
     while (m > 0) {
         ptrdiff_t count = cn_ceil_div(m, largest), wanted = cn_ceil_div(m, count);
         ptrdiff_t rows = compiled[wanted];
@@ -281,11 +281,12 @@ CN_INLINE void tiles(const int nv, const int halved, const int asks, const int i
 
 /* With 32 registers all tiles ask; with 16 a variant does, of products with x in place. */
 #define PANEL(name, nv, halved, asks)                                                              \
-    static __attribute__((noinline)) void name(const product *o, ptrdiff_t m, real *y) {           \
+    static __attribute__((noinline)) void name(const product *o, const real *x, ptrdiff_t m,       \
+                                               real *y) {                                          \
         if (o->x->step == 1 || (asks && FEW_REGISTERS))                                            \
-            tiles(nv, halved, asks, 1, o, m, y);                                                   \
+            tiles(nv, halved, asks, 1, o, x, m, y);                                                \
         else                                                                                       \
-            tiles(nv, halved, asks, 0, o, m, y);                                                   \
+            tiles(nv, halved, asks, 0, o, x, m, y);                                                \
     }
 #if CN_VECTOR_BYTES == 64
 #define PANELS(nv) PANEL(panel_##nv, nv, 0, 1) PANEL(panel_##nv##_halved, nv, 1, 1)
@@ -306,7 +307,7 @@ PANELS(4)
 
 void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,
               ptrdiff_t ldy, gemm_epilogue epilogue) {
-    static void (*const panels[][2])(const product *, ptrdiff_t, real *) = {
+    static void (*const panels[][2])(const product *, const real *, ptrdiff_t, real *) = {
         POINTERS(1),
         POINTERS(2),
 #if CN_VECTOR_BYTES == 64 || defined(__aarch64__)
@@ -320,7 +321,9 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
     int second = FEW_REGISTERS ? asks : HALVES && last <= VL / 2;
     _Alignas(64) real aside[ACCUMULATORS * VL];
     product o = {g, panel, last, ldy, &epilogue, plain, aside};
-    panels[nv - 1][second](&o, m, y);
+    ptrdiff_t at_once = g->block ? GEMM_BLOCK : m;
+    for (const real *x = g->x; m > 0; m -= at_once, x += g->block, y += at_once * ldy)
+        panels[nv - 1][second](&o, x, cn_min(at_once, m), y);
 }
 
 /* to[l][j] = from[j][l] for l < depth and j < width, both at most VL; the rest of to[l] is 0. */

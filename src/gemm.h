@@ -6,7 +6,8 @@
  * An affine layer is one run. A convolution over NHWC rows is one run for each filter row: ld steps
  * from pixel to pixel, run_stride from image row to image row, and a run covers filter column and
  * channel. A gradient with respect to weights has ld = 1 and step = the pitch of a row; its groups
- * are images, its runs their rows.
+ * are images, its runs their rows. Its rows may lie in blocks: then row i is row i % GEMM_BLOCK of
+ * the block that begins at x + i / GEMM_BLOCK * block.
  *
  * The sum of one y[i][j] is one chain of fused multiply-adds in ascending group, run and l,
  * whatever tile computes it: its bits depend on neither the other rows nor the other columns nor on
@@ -33,6 +34,7 @@ typedef struct {
     ptrdiff_t step; /* from l to l+1; either step or ld is 1 */
     ptrdiff_t groups;
     ptrdiff_t group_stride;
+    ptrdiff_t block; /* from block to block of rows, or 0: they lie in none */
 } gemm_rows;
 
 typedef struct {
@@ -99,6 +101,29 @@ gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptr
 CN_INLINE gemm_panel gemm_panel_at(const gemm_columns *columns, ptrdiff_t j) {
     if (columns->pitch) return (gemm_panel){columns->data + j, columns->pitch, NULL};
     return gemm_packed(columns->data + columns->depth * j, cn_min(GEMM_NR, columns->width - j));
+}
+
+/* Where rows are columns in memory, a tile takes a few numbers of each line it meets, and of lines
+ * that share few sets of the caches. Copied to blocks, whose steps follow each other, it reads what
+ * it needs and no more. GEMM_BLOCK rows are whole tiles, of a wide panel and of a narrow one. */
+enum { GEMM_BLOCK = 12 };
+
+/* Room for `steps` of a block; what it has more keeps blocks from a power of two, and takes what is
+ * stored beyond the last step. */
+CN_INLINE ptrdiff_t gemm_block_size(ptrdiff_t steps) {
+    return steps * GEMM_BLOCK + 64 / (ptrdiff_t)sizeof(real);
+}
+
+/* One step of `rows` rows to its place in the first block and those that follow. Steps are copied
+ * in ascending order: a whole vector is stored where the next step is to begin. */
+CN_INLINE void gemm_copy_step(real *to, ptrdiff_t block, const real *x, ptrdiff_t rows) {
+    ptrdiff_t i = 0;
+    for (; i + GEMM_BLOCK + VL <= rows; i += GEMM_BLOCK, to += block)
+#pragma GCC unroll 6
+        for (int j = 0; j < GEMM_BLOCK; j += VL) v_store(to + j, v_load(x + i + j));
+    for (; i < rows; i += GEMM_BLOCK, to += block)
+        for (ptrdiff_t j = 0; j < cn_min(GEMM_BLOCK, rows - i); j += VL)
+            v_store(to + j, v_load_n(x + i + j, rows - i - j));
 }
 
 /* y (m, width) from m rows and one panel. */

@@ -9,12 +9,8 @@
 enum { DEPTH = 512, ROWS = 256 };
 
 /* Rows at a time where x goes by columns: what a tile meets of x is then as large as its panel, and
- * both are to stay near. */
-enum { DEPTH_BY_COLUMNS = DEPTH / (GEMM_TOGETHER > 1 ? 4 : 2) };
-
-/* In scratch, behind the strip: columns of x copied side by side, a little more than a power of two
- * apart. */
-enum { COPY_PITCH = ROWS + 64 / (int)sizeof(real), COPY = DEPTH_BY_COLUMNS * COPY_PITCH };
+ * both are to stay near. Copied, it is smaller. */
+enum { DEPTH_BY_COLUMNS = DEPTH / (GEMM_TOGETHER > 1 ? 4 : 2), DEPTH_COPIED = DEPTH / 2 };
 
 /* Blocks of `rows` rows, with as many columns as `strips` hold: some 16 chunks where there is
  * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold. */
@@ -43,7 +39,7 @@ typedef struct {
 
 /* Columns of x touch as many lines as the sum has terms, which a power of two between them puts
  * into a few sets of the caches. Where the sum is long, the longer the wider a panel is, since x is
- * read once for each, columns are copied, for several strips. */
+ * read once for each, columns are copied to blocks, for several strips. */
 static int far_apart(ptrdiff_t column, ptrdiff_t depth) {
     return column * (ptrdiff_t)sizeof(real) % 1024 == 0 && depth > GEMM_NR * GEMM_NR / 16;
 }
@@ -68,21 +64,21 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                     ptrdiff_t strips, const real *bias, int relu, real *y, ptrdiff_t pitch,
                     ptrdiff_t from, ptrdiff_t to, real *packed) {
     int copied = far_apart(x.column, depth);
-    ptrdiff_t most = x.column == 1 ? DEPTH : DEPTH_BY_COLUMNS;
+    ptrdiff_t most = x.column == 1 ? DEPTH : copied ? DEPTH_COPIED : DEPTH_BY_COLUMNS;
     ptrdiff_t at_once = cn_ceil_div(depth, cn_ceil_div(depth, most));
-    real *copy = packed + DEPTH * GEMM_STRIP;
+    real *blocks = packed + DEPTH * GEMM_STRIP;
     ptrdiff_t end = cn_min(columns, (first + strips) * GEMM_STRIP);
     for (ptrdiff_t l = 0; l < depth; l += at_once) {
         ptrdiff_t some = cn_min(at_once, depth - l);
         int last = l + some == depth;
-        matrix left = {x.data + from * x.row + l * x.column, x.row, x.column};
+        const real *left = x.data + from * x.row + l * x.column;
+        gemm_rows rows = {left, x.row, 0, 1, some, x.column, 1, 0, 0};
         if (copied) {
+            ptrdiff_t block = gemm_block_size(some);
             for (ptrdiff_t i = 0; i < some; i++)
-                memcpy(copy + i * COPY_PITCH, left.data + i * x.column,
-                       (size_t)(to - from) * sizeof(real));
-            left = (matrix){copy, 1, COPY_PITCH};
+                gemm_copy_step(blocks + i * GEMM_BLOCK, block, left + i * x.column, to - from);
+            rows = (gemm_rows){blocks, 1, 0, 1, some, GEMM_BLOCK, 1, 0, block};
         }
-        gemm_rows rows = {left.data, left.row, 0, 1, some, left.column, 1, 0};
         for (ptrdiff_t j = first * GEMM_STRIP; j < end; j += GEMM_STRIP) {
             ptrdiff_t width = cn_min(GEMM_STRIP, end - j);
             const real *right = w.data + l * w.row + j * w.column;
@@ -103,7 +99,8 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
 
 static ptrdiff_t backward_scratch(const void *args) {
     (void)args;
-    return (DEPTH * GEMM_STRIP + COPY) * (ptrdiff_t)sizeof(real);
+    ptrdiff_t blocks = cn_ceil_div(ROWS, GEMM_BLOCK) * gemm_block_size(DEPTH_COPIED);
+    return (DEPTH * GEMM_STRIP + blocks) * (ptrdiff_t)sizeof(real);
 }
 
 static const char *forward_check(const void *args) {
