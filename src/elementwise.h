@@ -4,7 +4,8 @@
 
 #include "simd.h"
 
-/* Elements of one chunk: a multiple of every vector length and of dropout's groups of draws. */
+/* Elements of one chunk: a multiple of every vector length, and of the draws of one Philox counter.
+ */
 enum { ELEMENTWISE_CHUNK = 16384 };
 
 CN_INLINE ptrdiff_t elementwise_chunks(cn_tensor x, ptrdiff_t n) {

@@ -13,8 +13,12 @@ enum { CN_STREAM_DROPOUT = 1, CN_STREAM_SHUFFLE = 2 };
 typedef uint64_t lanes64 __attribute__((vector_size(CN_VECTOR_BYTES), aligned(8), may_alias));
 enum { LANES64 = CN_VECTOR_BYTES / 8 };
 
-/* Counters of one call: two vectors of them, so that one's products run under the other's. */
-enum { CN_PHILOX_COUNTERS = 2 * LANES64 };
+/* Counters of one call: some vectors of them, so that one's products run under the others'. Three
+ * have just room in 16 registers. */
+enum {
+    PHILOX_VECTORS = CN_VECTOR_BYTES == 64 ? 2 : 3,
+    CN_PHILOX_COUNTERS = PHILOX_VECTORS * LANES64
+};
 
 CN_INLINE lanes64 low_product(lanes64 a, uint32_t b) {
 #if defined(CN_AVX512)
@@ -67,14 +71,14 @@ CN_INLINE void interleave(lanes64 x, lanes64 y, lanes64 *even, lanes64 *odd) {
  * word 3: stream << 24 | ordinal. */
 CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], const cn_philox_keys *keys,
                          uint64_t block, uint64_t t, uint32_t stream, uint32_t ordinal) {
-    lanes64 c[2][4];
+    lanes64 c[PHILOX_VECTORS][4];
     /* Even lanes count first, so that the words of one counter come to stand side by side. */
 #define PLACE(i) (i) / 2 + (i) % 2 * (LANES64 / 2)
     static const uint64_t places[8] = {PLACE(0), PLACE(1), PLACE(2), PLACE(3),
                                        PLACE(4), PLACE(5), PLACE(6), PLACE(7)};
 #undef PLACE
-#pragma GCC unroll 2
-    for (int v = 0; v < 2; v++) {
+#pragma GCC unroll 3
+    for (int v = 0; v < PHILOX_VECTORS; v++) {
         lanes64 b = *(const lanes64 *)places + (block + (uint64_t)(v * LANES64));
         c[v][0] = b;
         c[v][1] = (b >> 32 & 0xffff) | (t >> 32 & 0xffff) << 16;
@@ -83,16 +87,16 @@ CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], const cn_philox_ke
     }
 #pragma GCC unroll 10
     for (int round = 0; round < CN_PHILOX_ROUNDS; round++)
-#pragma GCC unroll 2
-        for (int v = 0; v < 2; v++) {
+#pragma GCC unroll 3
+        for (int v = 0; v < PHILOX_VECTORS; v++) {
             lanes64 a = low_product(c[v][0], 0xD2511F53u), b = low_product(c[v][2], 0xCD9E8D57u);
             c[v][0] = (b >> 32) ^ c[v][1] ^ keys->word[round][0];
             c[v][1] = b;
             c[v][2] = (a >> 32) ^ c[v][3] ^ keys->word[round][1];
             c[v][3] = a;
         }
-#pragma GCC unroll 2
-    for (int v = 0; v < 2; v++) {
+#pragma GCC unroll 3
+    for (int v = 0; v < PHILOX_VECTORS; v++) {
         lanes64 x = (c[v][0] & 0xffffffffu) | c[v][1] << 32;
         lanes64 y = (c[v][2] & 0xffffffffu) | c[v][3] << 32, first, second;
         interleave(x, y, &first, &second);
