@@ -9,24 +9,42 @@ static const char *check(cn_tensor x, cn_tensor y) {
     return NULL;
 }
 
+CN_INLINE vec larger(vec v, vec best) { return v_select(v > best, v, best); }
+
 /* The largest of a row; of a row with NaN, any of its values. */
 CN_INLINE real row_largest(const real *x, ptrdiff_t classes) {
-    vec best = v_set(x[0]);
-    for (ptrdiff_t j = 0; j < classes; j += VL) {
+    enum { CHAINS = 4 }; /* one comparison waits for the one before */
+    vec best[CHAINS];
+    ptrdiff_t j = 0;
+    for (int i = 0; i < CHAINS; i++) best[i] = v_set(x[0]);
+    for (; j + CHAINS * VL <= classes; j += CHAINS * VL)
+#pragma GCC unroll 4
+        for (int i = 0; i < CHAINS; i++) best[i] = larger(v_load(x + j + i * VL), best[i]);
+    for (; j < classes; j += VL) {
         ivec inside = v_lanes() < (bits)cn_min(VL, classes - j);
-        vec v = v_select(inside, v_load_n(x + j, classes - j), best);
-        best = v_select(v > best, v, best);
+        best[0] = larger(v_select(inside, v_load_n(x + j, classes - j), best[0]), best[0]);
     }
 #pragma GCC unroll 4
-    for (int apart = VL / 2; apart > 0; apart /= 2) {
-        vec other = v_shuffle(best, best, v_lanes() ^ apart);
-        best = v_select(other > best, other, best);
-    }
-    return best[0];
+    for (int i = 1; i < CHAINS; i++) best[0] = larger(best[i], best[0]);
+#pragma GCC unroll 4
+    for (int apart = VL / 2; apart > 0; apart /= 2)
+        best[0] = larger(v_shuffle(best[0], best[0], v_lanes() ^ apart), best[0]);
+    return best[0][0];
 }
 
 static double finite_sum(double sum) {
     return sum >= 1 && sum <= DBL_MAX ? sum : __builtin_nan("");
+}
+
+/* prob, not divided yet, of up to VL classes of a row, and its sum. */
+CN_INLINE void exponentials(const real *x, real *prob, ptrdiff_t some, real top,
+                            wide total[WIDES]) {
+    wide part[WIDES];
+    vec e = v_exp(v_load_n(x, some) - top);
+    v_store_n(prob, e, some);
+    if (some < VL) e = v_select(v_lanes() < (bits)some, e, (vec){0});
+    v_widen(e, part);
+    for (int i = 0; i < WIDES; i++) total[i] += part[i];
 }
 
 /* prob of one row, and the two parts of log(sum of exp(x)): the largest, and the sum relative to
@@ -34,14 +52,10 @@ static double finite_sum(double sum) {
 CN_INLINE void row_softmax(const real *x, real *prob, ptrdiff_t classes, double *largest,
                            double *sum) {
     const real top = row_largest(x, classes);
-    wide total[WIDES] = {{0}}, part[WIDES];
-    for (ptrdiff_t j = 0; j < classes; j += VL) {
-        ptrdiff_t some = cn_min(VL, classes - j);
-        vec e = v_exp(v_load_n(x + j, some) - top);
-        v_store_n(prob + j, e, some);
-        v_widen(v_select(v_lanes() < (bits)some, e, (vec){0}), part);
-        for (int i = 0; i < WIDES; i++) total[i] += part[i];
-    }
+    wide total[WIDES] = {{0}};
+    ptrdiff_t j = 0;
+    for (; j + VL <= classes; j += VL) exponentials(x + j, prob + j, VL, top, total);
+    if (j < classes) exponentials(x + j, prob + j, classes - j, top, total);
     for (int i = 1; i < WIDES; i++) total[0] += total[i];
     double lanes[VL / WIDES];
     memcpy(lanes, total, sizeof lanes);
@@ -49,7 +63,7 @@ CN_INLINE void row_softmax(const real *x, real *prob, ptrdiff_t classes, double 
     for (int half = VL / WIDES / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
     const real scale = (real)(1 / lanes[0]);
-    for (ptrdiff_t j = 0; j < classes; j += VL)
+    for (j = 0; j < classes; j += VL)
         v_store_n(prob + j, v_load_n(prob + j, classes - j) * scale, classes - j);
     *largest = (double)top;
     *sum = finite_sum(lanes[0]);
@@ -68,7 +82,7 @@ static void narrow_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t 
         memcpy(columns + j, v, sizeof v);
     }
     vec top = columns[0];
-    for (ptrdiff_t j = 1; j < classes; j++) top = v_select(columns[j] > top, columns[j], top);
+    for (ptrdiff_t j = 1; j < classes; j++) top = larger(columns[j], top);
     wide total[WIDES] = {{0}}, part[WIDES];
     for (ptrdiff_t j = 0; j < classes; j++) {
         columns[j] = v_exp(columns[j] - top);
