@@ -15,6 +15,10 @@ CN_INLINE ptrdiff_t elementwise_end(cn_tensor x, ptrdiff_t n, ptrdiff_t chunk) {
     return cn_min(n * cn_example(x), (chunk + 1) * ELEMENTWISE_CHUNK);
 }
 
+/* V_EACH (simd.h) of a chunk's elements. */
+#define ELEMENTWISE(x, n, chunk, ...)                                                              \
+    V_EACH(i, (chunk) * ELEMENTWISE_CHUNK, elementwise_end(x, n, chunk), __VA_ARGS__)
+
 /* A batch with at least one element. */
 CN_INLINE int elementwise_batch(cn_tensor x) { return x.rank >= 1 && cn_elements(x) >= 1; }
 

@@ -144,6 +144,22 @@ CN_INLINE void v_put(real *p, vec a, ptrdiff_t n, int past) {
         v_store_n(p, a, n);
 }
 
+/* Does something with each vector of elements i = from .. end-1, of which `some` are left: a
+ * constant for whole vectors, so that their loop does not ask. */
+#define V_EACH(i, from, end, ...)                                                                  \
+    do {                                                                                           \
+        const ptrdiff_t end_ = (end);                                                              \
+        ptrdiff_t i = (from);                                                                      \
+        for (; i + VL <= end_; i += VL) {                                                          \
+            enum { some = VL };                                                                    \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+        if (i < end_) {                                                                            \
+            const ptrdiff_t some = end_ - i;                                                       \
+            __VA_ARGS__;                                                                           \
+        }                                                                                          \
+    } while (0)
+
 /* Reals that lie together, and asking for part i of `parts` of them, so that they come near while
  * something else is computed; unless they are so many that they would drive that out. */
 typedef struct {

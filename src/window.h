@@ -44,6 +44,13 @@ static inline window window_at(cn_tensor x, const ptrdiff_t *size, const ptrdiff
     return o;
 }
 
+/* Whether all of a window of 2x2 pixels, the usual one, lies in the image: its loops then have
+ * constant bounds. */
+static inline int whole_2x2(window o, const ptrdiff_t *size) {
+    return size[0] == 2 && size[1] == 2 && o.r0 + o.s0 == 0 && o.r1 + o.s1 == 4;
+}
+static const window WHOLE_2X2 = {0, 0, 0, 2, 0, 2};
+
 /* Whether no pixel lies in two windows, and whether each of the image then lies in one: windows of
  * y over x. */
 static inline int windows_disjoint(const ptrdiff_t *size, const ptrdiff_t *stride) {

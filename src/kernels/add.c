@@ -19,13 +19,12 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const add_forward *a = args;
     const real *x0 = a->x0.data, *x1 = a->x1.data;
     real *y = a->y.data;
-    ptrdiff_t end = elementwise_end(a->x0, step->n, chunk);
     int past = past_caches(a->y, x0) && y != x1;
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
-        vec out = v_load_n(x0 + i, end - i) + v_load_n(x1 + i, end - i);
+    ELEMENTWISE(a->x0, step->n, chunk, {
+        vec out = v_load_n(x0 + i, some) + v_load_n(x1 + i, some);
         if (a->relu) out = v_relu(out);
-        v_put(y + i, out, end - i, past);
-    }
+        v_put(y + i, out, some, past);
+    });
 }
 
 static const char *backward_check(const void *args) {

@@ -14,29 +14,39 @@ static ptrdiff_t chunks(const void *args, ptrdiff_t n) {
     return n;
 }
 
+/* The mean of up to VL channels of a window's pixels in the image. The window begins at `corner`,
+ * perhaps outside; it has `pitch` from row to row. The window `below` reals on is asked for: more
+ * rows at once than the processor would follow. */
+CN_INLINE vec pool(const real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t c,
+                   ptrdiff_t below, const window o, ptrdiff_t some) {
+    vec sum = {0};
+    for (ptrdiff_t r = o.r0; r < o.r1; r++) {
+        vec row = {0}; /* sums of sums lose less in a large window */
+        for (ptrdiff_t s = o.s0; s < o.s1; s++) {
+            const real *pixel = image + (corner + r * pitch + s * c);
+            row += v_load_n(pixel, some);
+            __builtin_prefetch(pixel + below);
+        }
+        sum += row;
+    }
+    return sum / (real)window_pixels(o);
+}
+
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
     (void)step, (void)scratch;
-    const avg_pool2d_forward *a = args;
-    ptrdiff_t w = a->x.shape[2], c = a->x.shape[3];
-    const real *image = (const real *)a->x.data + i * cn_example(a->x);
-    real *y = (real *)a->y.data + i * cn_example(a->y);
-    for (ptrdiff_t p = 0; p < a->y.shape[1]; p++)
-        for (ptrdiff_t q = 0; q < a->y.shape[2]; q++, y += c) {
-            window o = window_at(a->x, a->size, a->stride, a->padding, p, q);
-            for (ptrdiff_t j = 0; j < c; j += VL) {
-                vec sum = {0};
-                for (ptrdiff_t r = o.r0; r < o.r1; r++) {
-                    vec row = {0}; /* sums of sums lose less in a large window */
-                    for (ptrdiff_t s = o.s0; s < o.s1; s++) {
-                        const real *pixel = image + ((o.row + r) * w + o.column + s) * c + j;
-                        row += v_load_n(pixel, c - j);
-                        /* More rows at once than the processor would follow by itself. */
-                        __builtin_prefetch(pixel + a->stride[0] * w * c);
-                    }
-                    sum += row;
-                }
-                v_store_n(y + j, sum / (real)window_pixels(o), c - j);
-            }
+    const avg_pool2d_forward a = *(const avg_pool2d_forward *)args; /* no store can change it */
+    ptrdiff_t c = a.x.shape[3], pitch = a.x.shape[2] * c, below = a.stride[0] * pitch;
+    const real *image = (const real *)a.x.data + i * cn_example(a.x);
+    real *y = (real *)a.y.data + i * cn_example(a.y);
+    for (ptrdiff_t p = 0; p < a.y.shape[1]; p++)
+        for (ptrdiff_t q = 0; q < a.y.shape[2]; q++, y += c) {
+            window o = window_at(a.x, a.size, a.stride, a.padding, p, q);
+            ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
+            if (whole_2x2(o, a.size))
+                for (; j + VL <= c; j += VL)
+                    v_store(y + j, pool(image, corner + j, pitch, c, below, WHOLE_2X2, VL));
+            for (; j < c; j += VL)
+                v_store_n(y + j, pool(image, corner + j, pitch, c, below, o, c - j), c - j);
         }
 }
 
@@ -45,28 +55,39 @@ static const char *backward_check(const void *args) {
     return window_check(a->dx, a->dy, a->size, a->stride, a->padding);
 }
 
+/* Gives a window's pixels in the image the share of up to VL channels; or adds it to what they
+ * have.
+ */
+CN_INLINE void spread(real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t c, const window o,
+                      const int add, vec share, ptrdiff_t some, int past) {
+    for (ptrdiff_t r = o.r0; r < o.r1; r++)
+        for (ptrdiff_t s = o.s0; s < o.s1; s++) {
+            real *dx = image + (corner + r * pitch + s * c);
+            v_put(dx, add ? (vec)(v_load_n(dx, some) + share) : share, some, past);
+        }
+}
+
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
     (void)step, (void)scratch;
-    const avg_pool2d_backward *a = args;
-    ptrdiff_t w = a->dx.shape[2], c = a->dx.shape[3];
-    const real *dy = (const real *)a->dy.data + i * cn_example(a->dy);
-    real *dx = (real *)a->dx.data + i * cn_example(a->dx);
-    int add = !windows_disjoint(a->size, a->stride);
-    int all = windows_cover(a->dx, a->dy, a->size, a->stride, a->padding);
-    int past = WHOLE_LINES && !add && all && rows_past_caches(a->dx, a->dy.data);
-    if (!all) memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
-    for (ptrdiff_t p = 0; p < a->dy.shape[1]; p++)
-        for (ptrdiff_t q = 0; q < a->dy.shape[2]; q++, dy += c) {
-            window o = window_at(a->dx, a->size, a->stride, a->padding, p, q);
-            for (ptrdiff_t j = 0; j < c; j += VL) {
-                vec share = v_load_n(dy + j, c - j) / (real)window_pixels(o);
-                for (ptrdiff_t r = o.r0; r < o.r1; r++)
-                    for (ptrdiff_t s = o.s0; s < o.s1; s++) {
-                        real *pixel = dx + ((o.row + r) * w + o.column + s) * c + j;
-                        v_put(pixel, add ? (vec)(v_load_n(pixel, c - j) + share) : share, c - j,
-                              past);
-                    }
-            }
+    const avg_pool2d_backward a = *(const avg_pool2d_backward *)args; /* no store can change it */
+    ptrdiff_t c = a.dx.shape[3], pitch = a.dx.shape[2] * c;
+    const real *dy = (const real *)a.dy.data + i * cn_example(a.dy);
+    real *dx = (real *)a.dx.data + i * cn_example(a.dx);
+    int add = !windows_disjoint(a.size, a.stride);
+    int all = windows_cover(a.dx, a.dy, a.size, a.stride, a.padding);
+    int past = WHOLE_LINES && !add && all && rows_past_caches(a.dx, a.dy.data);
+    if (!all) memset(dx, 0, (size_t)cn_example(a.dx) * sizeof(real));
+    for (ptrdiff_t p = 0; p < a.dy.shape[1]; p++)
+        for (ptrdiff_t q = 0; q < a.dy.shape[2]; q++, dy += c) {
+            window o = window_at(a.dx, a.size, a.stride, a.padding, p, q);
+            ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
+            real pixels = (real)window_pixels(o);
+            if (!add && whole_2x2(o, a.size))
+                for (; j + VL <= c; j += VL)
+                    spread(dx, corner + j, pitch, c, WHOLE_2X2, 0, v_load(dy + j) / 4, VL, past);
+            for (; j < c; j += VL)
+                spread(dx, corner + j, pitch, c, o, add, v_load_n(dy + j, c - j) / pixels, c - j,
+                       past);
         }
 }
 

@@ -105,13 +105,12 @@ static void forward_scales(const void *args, const cn_step *step, ptrdiff_t chun
 static void normalize(const real *x, real *y, ptrdiff_t rows, ptrdiff_t c, const real *mean,
                       const real *scale, const real *beta, int relu, int past) {
     for (ptrdiff_t i = 0; i < rows; i++, x += c, y += c)
-        for (ptrdiff_t j = 0; j < c; j += VL) {
-            ptrdiff_t some = c - j;
+        V_EACH(j, 0, c, {
             vec centred = v_load_n(x + j, some) - v_load_n(mean + j, some);
             vec out = centred * v_load_n(scale + j, some) + v_load_n(beta + j, some);
             if (relu) out = v_relu(out);
             v_put(y + j, out, some, past);
-        }
+        });
 }
 
 static void forward_normalize(const void *args, const cn_step *step, ptrdiff_t chunk,
@@ -278,14 +277,13 @@ static ptrdiff_t dx_blocks(const void *args, ptrdiff_t n) {
 CN_INLINE void dx_rows(const int relu, const real *x, const real *dy, ptrdiff_t rows, ptrdiff_t c,
                        coefficients of, real *dx, int past) {
     for (ptrdiff_t i = 0; i < rows; i++, x += c, dy += c, dx += c)
-        for (ptrdiff_t j = 0; j < c; j += VL) {
-            ptrdiff_t some = c - j;
+        V_EACH(j, 0, c, {
             vec g = v_load_n(dy + j, some), scale = v_load_n(of.scale + j, some);
             vec centred = v_load_n(x + j, some) - v_load_n(of.mean + j, some);
             if (relu) g = through_relu(g, centred, scale, v_load_n(of.beta + j, some));
             g -= v_load_n(of.centre + j, some) + centred * v_load_n(of.slope + j, some);
             v_put(dx + j, g * scale, some, past);
-        }
+        });
 }
 
 static void backward_dx(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -352,9 +350,9 @@ static void eval_backward_run(const void *args, const cn_step *step, ptrdiff_t c
     real *dx = (real *)a->dx.data + from * c;
     scales(scratch, a->gamma.data, a->running_var.data, a->eps, c);
     for (ptrdiff_t i = 0; i < rows; i++)
-        for (ptrdiff_t j = 0; j < c; j += VL)
-            v_store_n(dx + i * c + j, v_load_n(dy + i * c + j, c - j) * v_load_n(scale + j, c - j),
-                      c - j);
+        V_EACH(j, 0, c,
+               v_store_n(dx + i * c + j, v_load_n(dy + i * c + j, some) * v_load_n(scale + j, some),
+                         some));
 }
 
 static const char *running_check(const void *args) {
@@ -376,11 +374,9 @@ static void running_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const real keep = (real)a->momentum, take = (real)(1 - a->momentum);
     real *running = a->running.data;
     const real *value = a->value.data;
-    for (ptrdiff_t j = 0; j < a->running.shape[0]; j += VL) {
-        ptrdiff_t some = a->running.shape[0] - j;
-        v_store_n(running + j,
-                  v_load_n(running + j, some) * keep + v_load_n(value + j, some) * take, some);
-    }
+    V_EACH(j, 0, a->running.shape[0],
+           v_store_n(running + j,
+                     v_load_n(running + j, some) * keep + v_load_n(value + j, some) * take, some));
 }
 
 #define CN_ARGS_TYPE batchnorm_forward

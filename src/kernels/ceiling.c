@@ -52,10 +52,8 @@ static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, voi
     const ceiling_copy_forward *a = args;
     const real *x = a->x.data;
     real *y = a->y.data;
-    ptrdiff_t i = chunk * ELEMENTWISE_CHUNK, end = elementwise_end(a->x, step->n, chunk);
-    if (a->streaming[0] && v_can_stream(y))
-        for (; i + VL <= end; i += VL) v_stream(y + i, v_load(x + i));
-    for (; i < end; i += VL) v_store_n(y + i, v_load_n(x + i, end - i), end - i);
+    int past = a->streaming[0] && v_can_stream(y);
+    ELEMENTWISE(a->x, step->n, chunk, v_put(y + i, v_load_n(x + i, some), some, past));
 }
 
 static const char *triad_check(const void *args) {
@@ -75,11 +73,9 @@ static void triad_run(const void *args, const cn_step *step, ptrdiff_t chunk, vo
     const real *x0 = a->x0.data, *x1 = a->x1.data;
     real *y = a->y.data;
     const vec factor = v_set((real)a->factor);
-    ptrdiff_t i = chunk * ELEMENTWISE_CHUNK, end = elementwise_end(a->x0, step->n, chunk);
-    if (a->streaming[0] && v_can_stream(y))
-        for (; i + VL <= end; i += VL) v_stream(y + i, v_load(x0 + i) + factor * v_load(x1 + i));
-    for (; i < end; i += VL)
-        v_store_n(y + i, v_load_n(x0 + i, end - i) + factor * v_load_n(x1 + i, end - i), end - i);
+    int past = a->streaming[0] && v_can_stream(y);
+    ELEMENTWISE(a->x0, step->n, chunk,
+                v_put(y + i, v_load_n(x0 + i, some) + factor * v_load_n(x1 + i, some), some, past));
 }
 
 #define CN_ARGS_TYPE ceiling_fma_forward

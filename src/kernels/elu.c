@@ -23,13 +23,12 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const elu_forward *a = args;
     const real *x = a->x.data, alpha = (real)a->alpha;
     real *y = a->y.data;
-    ptrdiff_t end = elementwise_end(a->x, step->n, chunk);
     int past = past_caches(a->y, x);
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
-        vec v = v_load_n(x + i, end - i);
+    ELEMENTWISE(a->x, step->n, chunk, {
+        vec v = v_load_n(x + i, some);
         vec below = alpha * v_expm1(v_at_least(v_at_most(v, 0), -40));
-        v_put(y + i, v_select(v > 0, v, below), end - i, past);
-    }
+        v_put(y + i, v_select(v > 0, v, below), some, past);
+    });
 }
 
 static const char *backward_check(const void *args) {
@@ -49,12 +48,11 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     const elu_backward *a = args;
     const real *y = a->y.data, *dy = a->dy.data, alpha = (real)a->alpha;
     real *dx = a->dx.data;
-    ptrdiff_t end = elementwise_end(a->y, step->n, chunk);
     int past = past_caches(a->dx, dy);
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
-        vec g = v_load_n(dy + i, end - i), v = v_load_n(y + i, end - i);
-        v_put(dx + i, v_select(v > 0, g, g * (v + alpha)), end - i, past);
-    }
+    ELEMENTWISE(a->y, step->n, chunk, {
+        vec g = v_load_n(dy + i, some), v = v_load_n(y + i, some);
+        v_put(dx + i, v_select(v > 0, g, g * (v + alpha)), some, past);
+    });
 }
 
 #define CN_ARGS_TYPE elu_forward

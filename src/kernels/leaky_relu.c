@@ -22,12 +22,11 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const leaky_relu_forward *a = args;
     const real *x = a->x.data, slope = (real)a->slope;
     real *y = a->y.data;
-    ptrdiff_t end = elementwise_end(a->x, step->n, chunk);
     int past = past_caches(a->y, x);
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
-        vec v = v_load_n(x + i, end - i);
-        v_put(y + i, v_select(v < 0, slope * v, v), end - i, past);
-    }
+    ELEMENTWISE(a->x, step->n, chunk, {
+        vec v = v_load_n(x + i, some);
+        v_put(y + i, v_select(v < 0, slope * v, v), some, past);
+    });
 }
 
 static const char *backward_check(const void *args) {
@@ -47,12 +46,11 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     const leaky_relu_backward *a = args;
     const real *y = a->y.data, *dy = a->dy.data, slope = (real)a->slope;
     real *dx = a->dx.data;
-    ptrdiff_t end = elementwise_end(a->y, step->n, chunk);
     int past = past_caches(a->dx, dy);
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
-        vec g = v_load_n(dy + i, end - i);
-        v_put(dx + i, v_select(v_load_n(y + i, end - i) > 0, g, slope * g), end - i, past);
-    }
+    ELEMENTWISE(a->y, step->n, chunk, {
+        vec g = v_load_n(dy + i, some);
+        v_put(dx + i, v_select(v_load_n(y + i, some) > 0, g, slope * g), some, past);
+    });
 }
 
 #define CN_ARGS_TYPE leaky_relu_forward

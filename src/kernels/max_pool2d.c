@@ -26,13 +26,6 @@ static const char *forward_check(const void *args) {
 /* Places in a window, one for each lane. */
 typedef uint16_t place_vec __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
-/* Whether all of a window of 2x2 pixels, the usual one, lies in the image: its loops then have
- * constant bounds. */
-CN_INLINE int whole_2x2(window o, const ptrdiff_t *size) {
-    return size[0] == 2 && size[1] == 2 && o.r0 + o.s0 == 0 && o.r1 + o.s1 == 4;
-}
-static const window WHOLE_2X2 = {0, 0, 0, 2, 0, 2};
-
 /* The largest of up to VL channels of a window's pixels in the image, and where it was. The window
  * begins at `corner`, perhaps outside; it has `pitch` from row to row, `across` places in a row.
  * The window `below` reals on is asked for: more rows at once than the processor would follow. */
@@ -48,7 +41,7 @@ CN_INLINE void pool(const real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdif
             vec v = v_load_n(pixel, some);
             __builtin_prefetch(pixel + below);
             /* Greater, or the first NaN. */
-            ivec wins = first ? ~(ivec){0} : (ivec)((v > best) | ((v != v) & (best == best)));
+            ivec wins = first ? ~(ivec){0} : (ivec)(~(v <= best) & (best == best));
             best = v_select(wins, v, best);
             where = (where & ~wins) | (wins & (bits)(r * across + s));
             first = 0;
@@ -60,21 +53,21 @@ CN_INLINE void pool(const real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdif
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
     (void)step, (void)scratch;
-    const max_pool2d_forward *a = args;
-    ptrdiff_t c = a->x.shape[3], pitch = a->x.shape[2] * c, example = cn_example(a->y);
-    ptrdiff_t below = a->stride[0] * pitch;
-    const real *image = (const real *)a->x.data + i * cn_example(a->x);
-    real *y = (real *)a->y.data + i * example;
-    uint16_t *winner = (uint16_t *)a->winner.data + i * example;
-    for (ptrdiff_t p = 0; p < a->y.shape[1]; p++)
-        for (ptrdiff_t q = 0; q < a->y.shape[2]; q++, y += c, winner += c) {
-            window o = window_at(a->x, a->size, a->stride, a->padding, p, q);
+    const max_pool2d_forward a = *(const max_pool2d_forward *)args; /* no store can change it */
+    ptrdiff_t c = a.x.shape[3], pitch = a.x.shape[2] * c, example = cn_example(a.y);
+    ptrdiff_t below = a.stride[0] * pitch;
+    const real *image = (const real *)a.x.data + i * cn_example(a.x);
+    real *y = (real *)a.y.data + i * example;
+    uint16_t *winner = (uint16_t *)a.winner.data + i * example;
+    for (ptrdiff_t p = 0; p < a.y.shape[1]; p++)
+        for (ptrdiff_t q = 0; q < a.y.shape[2]; q++, y += c, winner += c) {
+            window o = window_at(a.x, a.size, a.stride, a.padding, p, q);
             ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
-            if (whole_2x2(o, a->size))
+            if (whole_2x2(o, a.size))
                 for (; j + VL <= c; j += VL)
                     pool(image, corner + j, pitch, c, below, WHOLE_2X2, 2, VL, y + j, winner + j);
             for (; j < c; j += VL)
-                pool(image, corner + j, pitch, c, below, o, a->size[1], c - j, y + j, winner + j);
+                pool(image, corner + j, pitch, c, below, o, a.size[1], c - j, y + j, winner + j);
         }
 }
 
@@ -114,26 +107,26 @@ CN_INLINE vec gradient(const real *dy, const real *y, ptrdiff_t some) {
 
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
     (void)step, (void)scratch;
-    const max_pool2d_backward *a = args;
-    ptrdiff_t c = a->dx.shape[3], pitch = a->dx.shape[2] * c, example = cn_example(a->dy);
-    int add = !windows_disjoint(a->size, a->stride);
-    int all = windows_cover(a->dx, a->dy, a->size, a->stride, a->padding);
-    int past = WHOLE_LINES && !add && all && rows_past_caches(a->dx, a->dy.data);
-    real *dx = (real *)a->dx.data + i * cn_example(a->dx);
-    if (!all) memset(dx, 0, (size_t)cn_example(a->dx) * sizeof(real));
-    const real *dy = (const real *)a->dy.data + i * example;
-    const real *y = a->relu ? (const real *)a->y.data + i * example : NULL;
-    const uint16_t *winner = (const uint16_t *)a->winner.data + i * example;
-    for (ptrdiff_t p = 0; p < a->dy.shape[1]; p++)
-        for (ptrdiff_t q = 0; q < a->dy.shape[2]; q++, dy += c, y += y ? c : 0, winner += c) {
-            window o = window_at(a->dx, a->size, a->stride, a->padding, p, q);
+    const max_pool2d_backward a = *(const max_pool2d_backward *)args; /* no store can change it */
+    ptrdiff_t c = a.dx.shape[3], pitch = a.dx.shape[2] * c, example = cn_example(a.dy);
+    int add = !windows_disjoint(a.size, a.stride);
+    int all = windows_cover(a.dx, a.dy, a.size, a.stride, a.padding);
+    int past = WHOLE_LINES && !add && all && rows_past_caches(a.dx, a.dy.data);
+    real *dx = (real *)a.dx.data + i * cn_example(a.dx);
+    if (!all) memset(dx, 0, (size_t)cn_example(a.dx) * sizeof(real));
+    const real *dy = (const real *)a.dy.data + i * example;
+    const real *y = a.relu ? (const real *)a.y.data + i * example : NULL;
+    const uint16_t *winner = (const uint16_t *)a.winner.data + i * example;
+    for (ptrdiff_t p = 0; p < a.dy.shape[1]; p++)
+        for (ptrdiff_t q = 0; q < a.dy.shape[2]; q++, dy += c, y += y ? c : 0, winner += c) {
+            window o = window_at(a.dx, a.size, a.stride, a.padding, p, q);
             ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
-            if (!add && whole_2x2(o, a->size))
+            if (!add && whole_2x2(o, a.size))
                 for (; j + VL <= c; j += VL)
                     spread(dx, corner + j, pitch, c, WHOLE_2X2, 2, 0, VL,
                            gradient(dy + j, y ? y + j : NULL, VL), winner + j, past);
             for (; j < c; j += VL)
-                spread(dx, corner + j, pitch, c, o, a->size[1], add, c - j,
+                spread(dx, corner + j, pitch, c, o, a.size[1], add, c - j,
                        gradient(dy + j, y ? y + j : NULL, c - j), winner + j, past);
         }
 }

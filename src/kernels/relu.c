@@ -18,12 +18,8 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const relu_forward *a = args;
     const real *x = a->x.data;
     real *y = a->y.data;
-    ptrdiff_t end = elementwise_end(a->x, step->n, chunk);
     int past = past_caches(a->y, x);
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
-        vec v = v_load_n(x + i, end - i);
-        v_put(y + i, v_relu(v), end - i, past);
-    }
+    ELEMENTWISE(a->x, step->n, chunk, v_put(y + i, v_relu(v_load_n(x + i, some)), some, past));
 }
 
 static const char *backward_check(const void *args) {
@@ -44,14 +40,13 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     const relu_backward *a = args;
     const real *y = a->y.data, *dy = a->dy.data, *dy1 = a->dy1.data;
     real *dx = a->dx.data;
-    ptrdiff_t end = elementwise_end(a->y, step->n, chunk);
     int past = past_caches(a->dx, dy);
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
-        ivec on = v_load_n(y + i, end - i) > 0;
-        vec g = v_load_n(dy + i, end - i);
-        if (dy1) g += v_load_n(dy1 + i, end - i);
-        v_put(dx + i, v_select(on, g, (vec){0}), end - i, past);
-    }
+    ELEMENTWISE(a->y, step->n, chunk, {
+        ivec on = v_load_n(y + i, some) > 0;
+        vec g = v_load_n(dy + i, some);
+        if (dy1) g += v_load_n(dy1 + i, some);
+        v_put(dx + i, v_select(on, g, (vec){0}), some, past);
+    });
 }
 
 #define CN_ARGS_TYPE relu_forward

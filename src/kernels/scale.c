@@ -11,10 +11,8 @@ static const char *check(cn_tensor in, cn_tensor out, double factor) {
 static void multiply(cn_tensor in, cn_tensor out, double factor, ptrdiff_t n, ptrdiff_t chunk) {
     const real *x = in.data, by = (real)factor;
     real *y = out.data;
-    ptrdiff_t end = elementwise_end(in, n, chunk);
     int past = past_caches(out, x);
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL)
-        v_put(y + i, by * v_load_n(x + i, end - i), end - i, past);
+    ELEMENTWISE(in, n, chunk, v_put(y + i, by * v_load_n(x + i, some), some, past));
 }
 
 static const char *forward_check(const void *args) {

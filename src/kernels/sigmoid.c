@@ -19,10 +19,9 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const sigmoid_forward *a = args;
     const real *x = a->x.data;
     real *y = a->y.data;
-    ptrdiff_t end = elementwise_end(a->x, step->n, chunk);
     int past = past_caches(a->y, x);
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL)
-        v_put(y + i, 1 / (1 + v_exp(-v_load_n(x + i, end - i))), end - i, past);
+    ELEMENTWISE(a->x, step->n, chunk,
+                v_put(y + i, 1 / (1 + v_exp(-v_load_n(x + i, some))), some, past));
 }
 
 static const char *backward_check(const void *args) {
@@ -42,12 +41,11 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     const sigmoid_backward *a = args;
     const real *y = a->y.data, *dy = a->dy.data;
     real *dx = a->dx.data;
-    ptrdiff_t end = elementwise_end(a->y, step->n, chunk);
     int past = past_caches(a->dx, dy);
-    for (ptrdiff_t i = chunk * ELEMENTWISE_CHUNK; i < end; i += VL) {
-        vec v = v_load_n(y + i, end - i);
-        v_put(dx + i, v_load_n(dy + i, end - i) * (v * (1 - v)), end - i, past);
-    }
+    ELEMENTWISE(a->y, step->n, chunk, {
+        vec v = v_load_n(y + i, some);
+        v_put(dx + i, v_load_n(dy + i, some) * (v * (1 - v)), some, past);
+    });
 }
 
 #define CN_ARGS_TYPE sigmoid_forward

@@ -53,9 +53,7 @@ CN_INLINE void row_softmax(const real *x, real *prob, ptrdiff_t classes, double 
                            double *sum) {
     const real top = row_largest(x, classes);
     wide total[WIDES] = {{0}};
-    ptrdiff_t j = 0;
-    for (; j + VL <= classes; j += VL) exponentials(x + j, prob + j, VL, top, total);
-    if (j < classes) exponentials(x + j, prob + j, classes - j, top, total);
+    V_EACH(j, 0, classes, exponentials(x + j, prob + j, some, top, total));
     for (int i = 1; i < WIDES; i++) total[0] += total[i];
     double lanes[VL / WIDES];
     memcpy(lanes, total, sizeof lanes);
@@ -63,8 +61,7 @@ CN_INLINE void row_softmax(const real *x, real *prob, ptrdiff_t classes, double 
     for (int half = VL / WIDES / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
     const real scale = (real)(1 / lanes[0]);
-    for (j = 0; j < classes; j += VL)
-        v_store_n(prob + j, v_load_n(prob + j, classes - j) * scale, classes - j);
+    V_EACH(j, 0, classes, v_store_n(prob + j, v_load_n(prob + j, some) * scale, some));
     *largest = (double)top;
     *sum = finite_sum(lanes[0]);
 }

@@ -66,10 +66,10 @@ static void sgd_run(const void *args, const cn_step *step, ptrdiff_t chunk, void
     const real lr = (real)step->lr;
     for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
         const real l2 = (real)p.l2;
-        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
-            vec x = v_load_n(w + i, p.to - i), g = v_load_n(dw + i, p.to - i) + l2 * x;
-            v_store_n(w + i, x - lr * g, p.to - i);
-        }
+        V_EACH(i, p.from, p.to, {
+            vec x = v_load_n(w + i, some), g = v_load_n(dw + i, some) + l2 * x;
+            v_store_n(w + i, x - lr * g, some);
+        });
     }
 }
 
@@ -88,14 +88,14 @@ CN_INLINE void follow(const momentum_update *a, real lr, ptrdiff_t chunk, const 
     const real mu = (real)a->mu;
     for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
         const real l2 = (real)p.l2;
-        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
-            vec x = v_load_n(w + i, p.to - i), g = v_load_n(dw + i, p.to - i) + l2 * x;
-            vec before = v_load_n(v + i, p.to - i), velocity = mu * before - lr * g;
+        V_EACH(i, p.from, p.to, {
+            vec x = v_load_n(w + i, some), g = v_load_n(dw + i, some) + l2 * x;
+            vec before = v_load_n(v + i, some), velocity = mu * before - lr * g;
             vec step = velocity;
             if (look_ahead) step = (1 + mu) * velocity - mu * before;
-            v_store_n(v + i, velocity, p.to - i);
-            v_store_n(w + i, x + step, p.to - i);
-        }
+            v_store_n(v + i, velocity, some);
+            v_store_n(w + i, x + step, some);
+        });
     }
 }
 
@@ -131,12 +131,12 @@ CN_INLINE void scale_by_cache(const adagrad_update *a, real lr, ptrdiff_t chunk,
     const real eps = (real)a->eps;
     for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
         const real l2 = (real)p.l2;
-        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
-            vec x = v_load_n(w + i, p.to - i), g = v_load_n(dw + i, p.to - i) + l2 * x;
-            vec squares = keep * v_load_n(cache + i, p.to - i) + take * (g * g);
-            v_store_n(cache + i, squares, p.to - i);
-            v_store_n(w + i, x - lr * g / (v_sqrt(squares) + eps), p.to - i);
-        }
+        V_EACH(i, p.from, p.to, {
+            vec x = v_load_n(w + i, some), g = v_load_n(dw + i, some) + l2 * x;
+            vec squares = keep * v_load_n(cache + i, some) + take * (g * g);
+            v_store_n(cache + i, squares, some);
+            v_store_n(w + i, x - lr * g / (v_sqrt(squares) + eps), some);
+        });
     }
 }
 
@@ -185,15 +185,14 @@ static void adam_run(const void *args, const cn_step *step, ptrdiff_t chunk, voi
     const real correction = (real)(1 / (1 - power(a->beta2, step->t)));
     for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
         const real l2 = (real)p.l2;
-        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
-            ptrdiff_t some = p.to - i;
+        V_EACH(i, p.from, p.to, {
             vec x = v_load_n(w + i, some), g = v_load_n(dw + i, some) + l2 * x;
             vec first = beta1 * v_load_n(m + i, some) + rest1 * g;
             vec second = beta2 * v_load_n(v + i, some) + rest2 * (g * g);
             v_store_n(m + i, first, some);
             v_store_n(v + i, second, some);
             v_store_n(w + i, x - rate * first / (v_sqrt(second * correction) + eps), some);
-        }
+        });
     }
 }
 
@@ -220,10 +219,10 @@ static void penalty_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
         if (p.l2 == 0) continue;
         double lanes[VL] = {0}, sum = 0;
-        for (ptrdiff_t i = p.from; i < p.to; i += VL) {
-            vec x = v_load_n(w + i, p.to - i);
+        V_EACH(i, p.from, p.to, {
+            vec x = v_load_n(w + i, some);
             for (int j = 0; j < VL; j++) lanes[j] += (double)x[j] * (double)x[j];
-        }
+        });
         for (int j = 0; j < VL; j++) sum += lanes[j];
         penalty += 0.5 * p.l2 * sum;
     }
@@ -251,9 +250,8 @@ static void penalty_backward_run(const void *args, const cn_step *step, ptrdiff_
     real *dw = a->dw.data;
     for (pieces p = pieces_of(a->w, a->segments, chunk); next_piece(&p);) {
         const real l2 = (real)p.l2;
-        for (ptrdiff_t i = p.from; i < p.to; i += VL)
-            v_store_n(dw + i, v_load_n(dw + i, p.to - i) + l2 * v_load_n(w + i, p.to - i),
-                      p.to - i);
+        V_EACH(i, p.from, p.to,
+               v_store_n(dw + i, v_load_n(dw + i, some) + l2 * v_load_n(w + i, some), some));
     }
 }
 
