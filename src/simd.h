@@ -177,6 +177,8 @@ CN_INLINE void ask_for(span s, ptrdiff_t parts, ptrdiff_t i) {
 CN_INLINE vec v_select(ivec mask, vec a, vec b) {
     return (vec)(((ivec)a & mask) | ((ivec)b & ~mask));
 }
+/* Greater than the best so far, or the first NaN. */
+CN_INLINE ivec v_wins(vec a, vec best) { return ~(a <= best) & (best == best); }
 CN_INLINE vec v_relu(vec a) { return v_select(a <= 0, (vec){0}, a); } /* NaN stays */
 
 /* x, but not beyond a limit; NaN stays, which the instructions give if it comes second. */
@@ -197,6 +199,22 @@ CN_INLINE vec v_at_most(vec x, real limit) { return v_select(x > limit, v_set(li
 CN_INLINE vec v_at_least(vec x, real limit) { return v_select(x < limit, v_set(limit), x); }
 #endif
 CN_INLINE vec v_abs(vec a) { return (vec)((ivec)a & (bits)(~(ubits)0 >> 1)); }
+
+/* Lanes that hold numbers of 16 bits, kept in as many; the first n, as above. */
+typedef uint16_t vec_u16 __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+CN_INLINE ivec v_load_u16(const uint16_t *p, ptrdiff_t n) {
+    vec_u16 a = {0};
+    memcpy(&a, p, 2 * (size_t)cn_min(n, VL));
+#if defined(CN_AVX2) && !CN_DOUBLE
+    return (ivec)_mm256_cvtepu16_epi32((__m128i)a); /* GCC widens by halves */
+#else
+    return __builtin_convertvector(a, ivec);
+#endif
+}
+CN_INLINE void v_store_u16(uint16_t *p, ivec a, ptrdiff_t n) {
+    vec_u16 narrow = __builtin_convertvector(a, vec_u16);
+    memcpy(p, &narrow, 2 * (size_t)cn_min(n, VL));
+}
 
 /* The one thing vector extensions lack: the compilers see no square root in a loop over lanes. */
 CN_INLINE vec v_sqrt(vec a) {

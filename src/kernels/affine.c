@@ -166,14 +166,13 @@ static void forward_product(const affine_forward *a, ptrdiff_t part, ptrdiff_t s
 static void add_up(const affine_forward *a, const real *part, ptrdiff_t apart, ptrdiff_t pitch,
                    const real *bias, ptrdiff_t rows, ptrdiff_t columns, real *y) {
     for (ptrdiff_t i = 0; i < rows; i++, part += pitch, y += a->w.shape[1])
-        for (ptrdiff_t j = 0; j < columns; j += VL) {
-            ptrdiff_t some = columns - j;
+        V_EACH(j, 0, columns, {
             vec sum = v_load_n(part + j, some);
             for (ptrdiff_t p = 1; p < FORWARD_PARTS; p++)
                 sum += v_load_n(part + p * apart + j, some);
             if (bias) sum += v_load_n(bias + j, some);
             v_store_n(y + j, a->relu ? v_relu(sum) : sum, some);
-        }
+        });
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {

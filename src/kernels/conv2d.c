@@ -113,8 +113,7 @@ static void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows) {
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < g->q; j++, to += g->c) {
             const real *from = x.data + i * g->stride_h * x.pitch + j * g->stride_w * g->c;
-            for (ptrdiff_t l = 0; l < g->c; l += VL)
-                v_store_n(to + l, v_load_n(from + l, g->c - l), g->c - l);
+            V_EACH(l, 0, g->c, v_store_n(to + l, v_load_n(from + l, some), some));
         }
 }
 
@@ -382,7 +381,7 @@ static void dx_rows(const geometry *g, const real *packed, view dy, window part,
 }
 
 CN_INLINE void put_zeros(real *dx, ptrdiff_t count, int past) {
-    for (ptrdiff_t l = 0; l < count; l += VL) v_put(dx + l, (vec){0}, count - l, past);
+    V_EACH(l, 0, count, v_put(dx + l, (vec){0}, some, past));
 }
 
 static void dx_spread(const geometry *g, const real *packed, const real *dy, ptrdiff_t i0,
@@ -400,8 +399,7 @@ static void dx_spread(const geometry *g, const real *packed, const real *dy, ptr
             ptrdiff_t from = j * g->stride_w * g->c;
             put_zeros(dx + end, from - end, past);
             end = from + g->c;
-            for (ptrdiff_t l = 0; l < g->c; l += VL)
-                v_put(dx + from + l, v_load_n(met + l, g->c - l), g->c - l, past);
+            V_EACH(l, 0, g->c, v_put(dx + from + l, v_load_n(met + l, some), some, past));
         }
         put_zeros(dx + end, g->w * g->c - end, past);
     }

@@ -44,11 +44,11 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     ptrdiff_t pixels = a->dx.shape[1] * a->dx.shape[2], c = a->dx.shape[3];
     const real *dy = (const real *)a->dy.data + i * c;
     real *dx = (real *)a->dx.data + i * pixels * c;
-    for (ptrdiff_t j = 0; j < c; j += VL) {
-        vec share = v_load_n(dy + j, c - j) / (real)pixels;
+    V_EACH(j, 0, c, {
+        vec share = v_load_n(dy + j, some) / (real)pixels;
         for (ptrdiff_t pixel = 0; pixel < pixels; pixel++)
-            v_store_n(dx + pixel * c + j, share, c - j);
-    }
+            v_store_n(dx + pixel * c + j, share, some);
+    });
 }
 
 #define CN_ARGS_TYPE global_avg_pool2d_forward

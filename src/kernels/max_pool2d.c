@@ -23,9 +23,6 @@ static const char *forward_check(const void *args) {
     return check(a->x, a->y, a->winner, a->size, a->stride, a->padding);
 }
 
-/* Places in a window, one for each lane. */
-typedef uint16_t place_vec __attribute__((vector_size(2 * VL), aligned(2), may_alias));
-
 /* The largest of up to VL channels of a window's pixels in the image, and where it was. The window
  * begins at `corner`, perhaps outside; it has `pitch` from row to row, `across` places in a row.
  * The window `below` reals on is asked for: more rows at once than the processor would follow. */
@@ -40,15 +37,13 @@ CN_INLINE void pool(const real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdif
             const real *pixel = image + (corner + r * pitch + s * c);
             vec v = v_load_n(pixel, some);
             __builtin_prefetch(pixel + below);
-            /* Greater, or the first NaN. */
-            ivec wins = first ? ~(ivec){0} : (ivec)(~(v <= best) & (best == best));
+            ivec wins = first ? ~(ivec){0} : v_wins(v, best);
             best = v_select(wins, v, best);
             where = (where & ~wins) | (wins & (bits)(r * across + s));
             first = 0;
         }
     v_store_n(y, best, some);
-    place_vec places = __builtin_convertvector(where, place_vec);
-    memcpy(winner, &places, 2 * (size_t)cn_min(some, VL));
+    v_store_u16(winner, where, some);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
@@ -85,9 +80,7 @@ static const char *backward_check(const void *args) {
 CN_INLINE void spread(real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t c, const window o,
                       const ptrdiff_t across, const int add, ptrdiff_t some, vec g,
                       const uint16_t *winner, int past) {
-    place_vec places = {0};
-    memcpy(&places, winner, 2 * (size_t)cn_min(some, VL));
-    ivec where = __builtin_convertvector(places, ivec);
+    ivec where = v_load_u16(winner, some);
     for (ptrdiff_t r = o.r0; r < o.r1; r++)
         for (ptrdiff_t s = o.s0; s < o.s1; s++) {
             real *dx = image + (corner + r * pitch + s * c);

@@ -31,13 +31,12 @@ static void largest(const real *x, ptrdiff_t pieces, ptrdiff_t m, ptrdiff_t some
     ivec where = {0};
     for (ptrdiff_t p = 1; p < pieces; p++) {
         vec v = v_load_n(x + p * m, some);
-        /* Greater, or the first NaN. */
-        ivec wins = (v > best) | ((v != v) & (best == best));
+        ivec wins = v_wins(v, best);
         best = v_select(wins, v, best);
         where = (where & ~wins) | (wins & (bits)p);
     }
     v_store_n(y, best, some);
-    for (ptrdiff_t i = 0; i < some; i++) winner[i] = (uint16_t)where[i];
+    v_store_u16(winner, where, some);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -48,8 +47,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         const real *x = (const real *)a->x.data + i * a->x.shape[1];
         real *y = (real *)a->y.data + i * m;
         uint16_t *winner = (uint16_t *)a->winner.data + i * m;
-        for (ptrdiff_t j = 0; j < m; j += VL)
-            largest(x + j, a->pieces[0], m, cn_min(VL, m - j), y + j, winner + j);
+        V_EACH(j, 0, m, largest(x + j, a->pieces[0], m, some, y + j, winner + j));
     }
 }
 
@@ -70,14 +68,12 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
         const real *dy = (const real *)a->dy.data + i * m;
         const uint16_t *winner = (const uint16_t *)a->winner.data + i * m;
         real *dx = (real *)a->dx.data + i * a->dx.shape[1];
-        for (ptrdiff_t j = 0; j < m; j += VL) {
-            ptrdiff_t some = cn_min(VL, m - j);
+        V_EACH(j, 0, m, {
             vec g = v_load_n(dy + j, some);
-            ivec where = {0};
-            for (ptrdiff_t l = 0; l < some; l++) where[l] = winner[j + l];
+            ivec where = v_load_u16(winner + j, some);
             for (ptrdiff_t p = 0; p < a->pieces[0]; p++)
                 v_store_n(dx + p * m + j, v_select(where == (bits)p, g, (vec){0}), some);
-        }
+        });
     }
 }
 

@@ -67,9 +67,9 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
         real *dx = (real *)a->dx.data + i * m;
         double weight = (double)loss_weight(a->weight, i);
         const real scale = (real)(2 * weight / ((double)step->n * (double)m));
-        for (ptrdiff_t j = 0; j < m; j += VL)
-            v_store_n(dx + j, scale * (v_load_n(x + j, m - j) - v_load_n(target + j, m - j)),
-                      m - j);
+        V_EACH(
+            j, 0, m,
+            v_store_n(dx + j, scale * (v_load_n(x + j, some) - v_load_n(target + j, some)), some));
     }
 }
 

@@ -216,8 +216,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
         }
         const real scale = (real)((double)loss_weight(a->weight, i) / (double)step->n);
         real right = prob[target[i]];
-        for (ptrdiff_t j = 0; j < classes; j += VL)
-            v_store_n(dx + j, v_load_n(prob + j, classes - j) * scale, classes - j);
+        V_EACH(j, 0, classes, v_store_n(dx + j, v_load_n(prob + j, some) * scale, some));
         dx[target[i]] = (right - 1) * scale;
     }
 }
