@@ -322,8 +322,9 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
     _Alignas(64) real aside[ACCUMULATORS * VL];
     product o = {g, panel, last, ldy, &epilogue, plain, aside};
     ptrdiff_t at_once = g->block ? GEMM_BLOCK : m;
-    for (const real *x = g->x; m > 0; m -= at_once, x += g->block, y += at_once * ldy)
-        panels[nv - 1][second](&o, x, cn_min(at_once, m), y);
+    for (ptrdiff_t i = 0; i < m; i += at_once)
+        panels[nv - 1][second](&o, g->x + i / at_once * g->block, cn_min(at_once, m - i),
+                               y + i * ldy);
 }
 
 /* to[l][j] = from[j][l] for l < depth and j < width, both at most VL; the rest of to[l] is 0. */

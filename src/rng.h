@@ -14,7 +14,7 @@ typedef uint64_t lanes64 __attribute__((vector_size(CN_VECTOR_BYTES), aligned(8)
 enum { LANES64 = CN_VECTOR_BYTES / 8 };
 
 /* Counters of one call: some vectors of them, so that one's products run under the others'. Three
- * have just room in 16 registers. */
+ * have just room in 16 registers; two of the widest are more counters. */
 enum {
     PHILOX_VECTORS = CN_VECTOR_BYTES == 64 ? 2 : 3,
     CN_PHILOX_COUNTERS = PHILOX_VECTORS * LANES64

@@ -235,18 +235,51 @@ def test_activation_at_the_ends_and_of_nan(op, dtype, isa):
         assert np.isfinite(dx[:-1]).all()
 
 
+# Ops that make each channel, the last axis of all their arrays, of that channel alone.
+BY_CHANNEL = [
+    *("add", "avg_pool2d", "batchnorm", "batchnorm_eval", "elu", "global_avg_pool2d", "leaky_relu"),
+    *("max_pool2d", "relu", "running_average", "scale", "sigmoid", "tanh"),
+]
+
+
+def channels_of(problem) -> int:
+    return min(a.shape[-1] for a in selfcheck.arguments(problem, "float32").values())
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", selfcheck.DTYPES)
-@pytest.mark.parametrize("op", ACTIVATIONS)
-def test_activation_does_not_depend_on_the_place(op, dtype, isa):
-    forward, backward = getattr(ops, op).forward, getattr(ops, op).backward
-    x = np.linspace(-3, 3, 41).astype(dtype)
-    y = forward(x=x, isa=isa)["y"]
-    dx = backward(dy=x, y=y, isa=isa)["dx"]
-    for i in range(len(x)):
-        one = slice(i, i + 1)
-        assert forward(x=x[one], isa=isa)["y"].tobytes() == y[one].tobytes()
-        assert backward(dy=x[one], y=y[one], isa=isa)["dx"].tobytes() == dx[one].tobytes()
+@pytest.mark.parametrize(
+    "problem", [p for p in PROBLEMS if p.op in BY_CHANNEL and 1 < channels_of(p) < 100], ids=str
+)
+def test_a_channel_does_not_feel_those_beside_it(problem, dtype, isa):
+    """Whether it stands in a whole vector or in a row's tail."""
+    given = selfcheck.arguments(problem, dtype)
+    whole = selfcheck.compute(problem, given, isa, 1)
+    for count in range(1, channels_of(problem)):
+        some = {name: np.ascontiguousarray(a[..., :count]) for name, a in given.items()}
+        for name, array in selfcheck.compute(problem, some, isa, 1).items():
+            assert array.tobytes() == whole[name][..., :count].tobytes(), (name, count)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("rule", ["adagrad", "adam", "momentum", "nesterov", "rmsprop", "sgd"])
+def test_an_update_does_not_feel_the_parameters_beside_it(rule, dtype, isa):
+    update = getattr(ops, rule).update
+    random = np.random.default_rng(0)
+    names = {"w", "dw", "v", "m", "cache"} & set(signature(rule, "update"))
+    given = {name: random.random(41).astype(dtype) for name in sorted(names)}
+
+    def first(count: int) -> dict[str, np.ndarray]:
+        segments = np.array([[0, count, 0.1]])
+        some = {name: a[:count].copy() for name, a in given.items()}
+        step = {"lr": 0.1, "t": 3} if rule == "adam" else {"lr": 0.1}
+        return update(segments=segments, isa=isa, **some, **step)
+
+    whole = first(41)
+    for count in range(1, 41):
+        for name, array in first(count).items():
+            assert array.tobytes() == whole[name][:count].tobytes(), (name, count)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -86,8 +86,9 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                 CN(gemm_columns_of)(packed, right, w.row, w.column, some, width, to - from, !last);
             for (ptrdiff_t i = j; i < j + width; i += GEMM_NR) {
                 gemm_panel panel = gemm_panel_at(&strip, i - j);
-                /* With 16 registers asking costs a variant, for what comes from far away. */
-                if (strip.pitch && GEMM_NV == 4)
+                /* With 16 registers asking costs a variant, for what comes from far away; and each
+                 * block would ask anew. */
+                if (strip.pitch && GEMM_NV == 4 && !copied)
                     panel.next = last ? w.data + i + GEMM_NR : panel.data + some * w.row;
                 gemm_epilogue epilogue = {last && bias ? bias + i : NULL, last && relu, l > 0};
                 CN(gemm)(&rows, to - from, panel, cn_min(GEMM_NR, end - i),

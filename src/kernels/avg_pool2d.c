@@ -55,9 +55,7 @@ static const char *backward_check(const void *args) {
     return window_check(a->dx, a->dy, a->size, a->stride, a->padding);
 }
 
-/* Gives a window's pixels in the image the share of up to VL channels; or adds it to what they
- * have.
- */
+/* Gives a window's pixels in the image the share of up to VL channels, or adds it to theirs. */
 CN_INLINE void spread(real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t c, const window o,
                       const int add, vec share, ptrdiff_t some, int past) {
     for (ptrdiff_t r = o.r0; r < o.r1; r++)

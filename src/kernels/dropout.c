@@ -28,6 +28,14 @@ CN_INLINE vec keep(const uint16_t *draws, uint16_t largest, vec v) {
 #endif
 }
 
+CN_INLINE void keep_each(const real *in, real *out, ptrdiff_t count, real scale,
+                         const uint16_t *draws, uint16_t largest, int past) {
+    V_EACH(j, 0, count, {
+        vec v = v_load_n(in + j, some) * scale;
+        v_put(out + j, keep(draws + j, largest, v), some, past);
+    });
+}
+
 static const char *check(cn_tensor in, cn_tensor out, double keep_prob, ptrdiff_t ordinal,
                          ptrdiff_t inverted) {
     if (!elementwise_batch(in)) return "the input must have at least one element";
@@ -50,16 +58,10 @@ static void keep_or_drop(const real *in, real *out, int past, ptrdiff_t from, pt
     const uint16_t *draws = (const uint16_t *)words;
     for (ptrdiff_t i = from; i < end; i += GROUP) {
         cn_philox(words, &keys, (uint64_t)i / 8, t, CN_STREAM_DROPOUT, (uint32_t)ordinal);
-        if (i + GROUP <= end) {
-            for (ptrdiff_t j = 0; j < GROUP; j += VL)
-                v_put(out + i + j, keep(draws + j, largest_kept, v_load(in + i + j) * scale), VL,
-                      past);
-        } else {
-            for (ptrdiff_t j = 0; j < end - i; j += VL) {
-                vec v = v_load_n(in + i + j, end - i - j) * scale;
-                v_store_n(out + i + j, keep(draws + j, largest_kept, v), end - i - j);
-            }
-        }
+        if (i + GROUP <= end)
+            keep_each(in + i, out + i, GROUP, scale, draws, largest_kept, past);
+        else
+            keep_each(in + i, out + i, end - i, scale, draws, largest_kept, past);
     }
 }
 
