@@ -71,6 +71,7 @@ enum { FEW_CLASSES = CN_VECTOR_BYTES == 64 ? VL : 2 * VL };
 static void narrow_softmax(const real *x, real *prob, ptrdiff_t rows, ptrdiff_t classes,
                            double *largest, double *sum) {
     vec v[VL], columns[FEW_CLASSES];
+    if (classes < 1) __builtin_unreachable(); /* or compilers warn of no columns */
     for (ptrdiff_t j = 0; j < classes; j += VL) {
 #pragma GCC unroll 16
         for (int i = 0; i < VL; i++)
