@@ -4,8 +4,7 @@
 
 #include "simd.h"
 
-/* Elements of one chunk: a multiple of every vector length, and of the draws of one Philox counter.
- */
+/* Elements of one chunk: a multiple of every vector length and of a Philox counter's draws. */
 enum { ELEMENTWISE_CHUNK = 16384 };
 
 CN_INLINE ptrdiff_t elementwise_chunks(cn_tensor x, ptrdiff_t n) {
@@ -15,7 +14,7 @@ CN_INLINE ptrdiff_t elementwise_end(cn_tensor x, ptrdiff_t n, ptrdiff_t chunk) {
     return cn_min(n * cn_example(x), (chunk + 1) * ELEMENTWISE_CHUNK);
 }
 
-/* V_EACH (simd.h) of a chunk's elements. */
+/* V_EACH (simd.h) of a chunk's elements i. */
 #define ELEMENTWISE(x, n, chunk, ...)                                                              \
     V_EACH(i, (chunk) * ELEMENTWISE_CHUNK, elementwise_end(x, n, chunk), __VA_ARGS__)
 

@@ -146,8 +146,8 @@ CN_INLINE void v_put(real *p, vec a, ptrdiff_t n, int past) {
 
 /* Does something with each vector of elements i = from .. end-1, of which `some` are left: a
  * constant for whole vectors, so that their loop does not ask. The compiler is told that a tail is
- * none: among questions it would not fuse the same multiplications and additions. `from` and `end`
- * must not mention i, some or end_. */
+ * not whole: with that question left open it fused other multiplications and additions there.
+ * `from` and `end` must not mention i, some or end_. */
 #define V_EACH(i, from, end, ...)                                                                  \
     do {                                                                                           \
         const ptrdiff_t end_ = (end);                                                              \

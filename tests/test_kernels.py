@@ -235,6 +235,20 @@ def test_activation_at_the_ends_and_of_nan(op, dtype, isa):
         assert np.isfinite(dx[:-1]).all()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("op", ACTIVATIONS)
+def test_activation_does_not_depend_on_the_place(op, dtype, isa):
+    forward, backward = getattr(ops, op).forward, getattr(ops, op).backward
+    x = np.linspace(-3, 3, 41).astype(dtype)
+    y = forward(x=x, isa=isa)["y"]
+    dx = backward(dy=x, y=y, isa=isa)["dx"]
+    for i in range(len(x)):
+        one = slice(i, i + 1)
+        assert forward(x=x[one], isa=isa)["y"].tobytes() == y[one].tobytes()
+        assert backward(dy=x[one], y=y[one], isa=isa)["dx"].tobytes() == dx[one].tobytes()
+
+
 # Ops that make each channel, the last axis of all their arrays, of that channel alone.
 BY_CHANNEL = [
     *("add", "avg_pool2d", "batchnorm", "batchnorm_eval", "elu", "global_avg_pool2d", "leaky_relu"),

@@ -16,15 +16,8 @@ CN_INLINE vec keep(const uint16_t *draws, uint16_t largest, vec v) {
     __m256i d = _mm256_loadu_si256((const __m256i *)draws);
     return (vec)_mm512_maskz_mov_ps(_mm256_cmple_epu16_mask(d, _mm256_set1_epi16((short)largest)),
                                     (__m512)v);
-#elif defined(CN_AVX2) && !CN_DOUBLE
-    /* The compilers widen by halves, in twice as many instructions. */
-    __m128i d = _mm_loadu_si128((const __m128i *)draws);
-    __m128i kept = _mm_cmpeq_epi16(_mm_min_epu16(d, _mm_set1_epi16((short)largest)), d);
-    return (vec)((ivec)_mm256_cvtepi16_epi32(kept) & (ivec)v);
 #else
-    typedef uint16_t draw_vec __attribute__((vector_size(2 * VL), aligned(2), may_alias));
-    return v_select(__builtin_convertvector(*(const draw_vec *)draws <= largest, ivec), v,
-                    (vec){0});
+    return v_select(v_load_u16(draws, VL) <= (bits)largest, v, (vec){0});
 #endif
 }
 
