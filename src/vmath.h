@@ -8,10 +8,10 @@
 
 #include "simd.h"
 
-/* x = k ln(2) + r with k the integer nearest to x / ln(2), as a real and as an integer. */
+/* x = k ln(2) + r with k the integer nearest to x / ln(2), and 2^k: of k from -bias, where it is 0,
+ * to bias + 1, where it is infinity. */
 typedef struct {
-    vec r, whole;
-    ivec k;
+    vec r, k, power;
 } reduced;
 
 CN_INLINE reduced v_reduce(vec x) {
@@ -20,28 +20,17 @@ CN_INLINE reduced v_reduce(vec x) {
 #else
     const real shift = 0x1.8p23f, ln2_high = 0x1.62e400p-1f, ln2_low = 0x1.7f7d1cp-20f;
 #endif
-    /* Adding the shift rounds to the nearest integer and leaves it in the low bits. */
+    /* Adding the shift rounds to the nearest integer and leaves it in the low bits, which become
+     * the exponent; the shift's own are moved out. */
     vec shifted = x * (real)1.4426950408889634 + shift;
     vec k = shifted - shift;
-    return (reduced){x - k * ln2_high - k * ln2_low, k, (ivec)shifted - (ivec)v_set(shift)};
+    ivec power = ((ivec)shifted << CN_MANTISSA) + ((bits)CN_BIAS << CN_MANTISSA);
+    return (reduced){x - k * ln2_high - k * ln2_low, k, (vec)power};
 }
 
-/* 2^k y, infinity beyond the largest number and 0 below the smallest normal one, as denormals are
- * flushed while kernels run (cn_float_enter in team.h). k reaches 1024 (128), whose own power of
- * two is not representable: two factors. */
-CN_INLINE vec v_scale(vec y, reduced a) {
-#if defined(CN_AVX512) && CN_DOUBLE
-    return (vec)_mm512_scalef_pd((__m512d)y, (__m512d)a.whole);
-#elif defined(CN_AVX512)
-    return (vec)_mm512_scalef_ps((__m512)y, (__m512)a.whole);
-#else
-    ivec half = a.k >> 1;
-    y *= (vec)((half + CN_BIAS) << CN_MANTISSA);
-    return y * (vec)((a.k - half + CN_BIAS) << CN_MANTISSA);
-#endif
-}
-
-/* x kept within what v_scale can do; a little beyond where the results end. */
+/* exp(x); infinity from where k is bias + 1, which is near the end of the range (88.4 or 709.4),
+ * and 0 where it is below the smallest normal number, as denormals are flushed while kernels run
+ * (cn_float_enter in team.h). NaN stays. */
 CN_INLINE vec v_exp(vec x) {
 #if CN_DOUBLE
     const real high = 710, low = -709;
@@ -67,7 +56,13 @@ CN_INLINE vec v_exp(vec x) {
     reduced a = v_reduce(v_at_least(v_at_most(x, high), low));
     vec y = v_set(c[0]);
     for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
-    return v_scale(y, a);
+#if defined(CN_AVX512) && CN_DOUBLE
+    return (vec)_mm512_scalef_pd((__m512d)y, (__m512d)a.k);
+#elif defined(CN_AVX512)
+    return (vec)_mm512_scalef_ps((__m512)y, (__m512)a.k);
+#else
+    return y * a.power;
+#endif
 }
 
 /* exp(x) - 1 = 2^k (exp(r) - 1) + (2^k - 1), of x from -40, where exp is below half an ulp of 1, to
@@ -85,8 +80,7 @@ CN_INLINE vec v_expm1(vec x) {
     vec y = v_set(c[0]);
     for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
     y = a.r * a.r * y + a.r;
-    vec power = (vec)((a.k + CN_BIAS) << CN_MANTISSA);
-    return power * y + (power - 1);
+    return a.power * y + (a.power - 1);
 }
 
 /* tanh |x| = t / (t + 2), t = exp(2 |x|) - 1: nothing cancels, and from 20 on it is 1. */
