@@ -376,18 +376,18 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
             if (end == GEMM_NR)
                 for (int j = 0; j < GEMM_NR; j += VL) v_store(to + j, v_load(from + j));
             else
-                for (ptrdiff_t j = 0; j < end; j += VL)
-                    v_store(to + j, v_load_n(from + j, end - j));
+                V_EACH(j, 0, end, v_store(to + j, v_load_n(from + j, some)));
         }
     }
 }
 
-/* So few rows of x do not pay for packing what they meet. */
-enum { FEW_ROWS = 4 * VL };
+/* So few rows of x do not pay for packing what they meet, nor does it gain anything where all of it
+ * fits the first cache, wherever its rows lie. */
+enum { FEW_ROWS = 4 * VL, SMALL = (16 << 10) / (int)sizeof(real) };
 
 gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                                  ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more) {
-    int stays = gemm_rows_near(row) || m <= FEW_ROWS;
+    int stays = gemm_rows_near(row) || m <= FEW_ROWS || depth * row <= SMALL;
     if (column == 1 && (width % VL == 0 || (more && row >= VL)) && stays)
         return (gemm_columns){w, row, depth, width};
     CN(gemm_pack)(packed, w, row, column, depth, width);

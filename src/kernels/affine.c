@@ -14,8 +14,9 @@ enum { DEPTH_BY_COLUMNS = DEPTH / (GEMM_TOGETHER > 1 ? 4 : 2), DEPTH_COPIED = DE
 
 /* Blocks of `rows` rows, with as many columns as `strips` hold: some 16 chunks where there is
  * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold. */
-static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t strips) {
-    ptrdiff_t most = cn_max(cn_ceil_div(rows, 64), strips < 4 && rows > 32 ? 2 : 1);
+static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t strips, ptrdiff_t depth) {
+    int halves = strips < 4 && rows > 32 && depth > 64;
+    ptrdiff_t most = cn_max(cn_ceil_div(rows, 64), halves ? 2 : 1);
     ptrdiff_t least = cn_ceil_div(rows, ROWS);
     return cn_clamp(cn_ceil_div(16, strips), least, most);
 }
@@ -52,7 +53,7 @@ static ptrdiff_t strips_together(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t de
     ptrdiff_t together = far_apart(rows, depth) ? most : 1;
     while (together > 1) {
         ptrdiff_t groups = cn_ceil_div(strips, together);
-        if (groups * row_blocks(rows, groups) >= 16) break;
+        if (groups * row_blocks(rows, groups, depth) >= 16) break;
         together /= 2;
     }
     return together;
@@ -149,7 +150,7 @@ static ptrdiff_t forward_scratch(const void *args) {
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     const affine_forward *a = args;
     ptrdiff_t products = gemm_strips(a->w.shape[1]) * parts_apart(a, n);
-    return products * row_blocks(n, products);
+    return products * row_blocks(n, products, a->w.shape[0]);
 }
 
 /* Rows from .. to and a strip of one part. */
@@ -179,7 +180,8 @@ static void add_up(const affine_forward *a, const real *part, ptrdiff_t apart, p
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const affine_forward *a = args;
     ptrdiff_t n = step->n, m = a->w.shape[1], strips = gemm_strips(m), parts = parts_apart(a, n);
-    ptrdiff_t blocks = row_blocks(n, strips * parts), part = chunk / (strips * blocks);
+    ptrdiff_t blocks = row_blocks(n, strips * parts, a->w.shape[0]),
+              part = chunk / (strips * blocks);
     place at = place_of(chunk % (strips * blocks), n, m, blocks, strips);
     ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
     ptrdiff_t column = at.strip * GEMM_STRIP, result = from * m + column;
@@ -238,7 +240,7 @@ static backward_layout layout_of(const affine_backward *a) {
     o.m = a->w.shape[1];
     o.together = strips_together(o.d, o.m, n);
     o.strip_groups = cn_ceil_div(gemm_strips(o.m), o.together);
-    o.weight_blocks = row_blocks(o.d, o.strip_groups);
+    o.weight_blocks = row_blocks(o.d, o.strip_groups, n);
     o.parts = cn_clamp(64 / (o.weight_blocks * o.strip_groups), 1,
                        cn_clamp((4 << 20) / (o.d * o.m * 8), 1, cn_max(1, n / PART)));
     o.dw_parts = 0;
@@ -253,7 +255,7 @@ static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) {
 
 static ptrdiff_t dx_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
     ptrdiff_t strips = gemm_strips(o.d);
-    return cn_present(a->dx) ? strips * row_blocks(n, strips) : 0;
+    return cn_present(a->dx) ? strips * row_blocks(n, strips, o.m) : 0;
 }
 
 static ptrdiff_t dw_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
@@ -282,7 +284,7 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
 
 static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
-    ptrdiff_t strips = gemm_strips(o.d), blocks = row_blocks(n, strips);
+    ptrdiff_t strips = gemm_strips(o.d), blocks = row_blocks(n, strips, o.m);
     place at = place_of(chunk, n, o.d, blocks, strips);
     ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
     product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, at.strip, 1, NULL,
