@@ -158,9 +158,10 @@ def _segments(ops: Sequence[Op]) -> Iterator[tuple[int, int] | Op]:
 
 
 def _is_small(plan: Plan) -> bool:
-    """Whether a step is too short to be worth a second thread: some 60 microseconds of one."""
+    """Whether a step is too short to be worth a second thread, which is to meet the first at each
+    op: some 15 microseconds of one thread for each, and 60 at most."""
     flops, moved = plan.cost()
-    return flops / 30e9 + moved * 4 / 20e9 < 60e-6
+    return flops / 30e9 + moved * 4 / 20e9 < min(15e-6 * len(plan.ops), 60e-6)
 
 
 @dataclass

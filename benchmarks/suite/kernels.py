@@ -42,6 +42,7 @@ def run(
             "flops": prepared.flops,
             "bytes": prepared.bytes,
             "elements": prepared.elements,
+            "threads": ours.threads,
             "limit": best.seconds(prepared.flops, prepared.bytes, prepared.in_place),
             "target": problem.target,
             "probe": least / times.pop("probe")["median"],
