@@ -92,8 +92,8 @@ typedef struct {
 } gemm_columns;
 
 /* Columns of w for m rows: as they stand, where they lie side by side in rows that lie near, meet
- * few rows of x, or are few; packed otherwise. Columns that are no whole vectors stay only where `more` rows
- * follow: what fills the last row's vector up is the beginning of the next row. */
+ * few rows of x, or are few; packed otherwise. Columns that are no whole vectors stay only where
+ * `more` rows follow: what fills the last row's vector up is the beginning of the next row. */
 gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                                  ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more);
 
