@@ -34,7 +34,7 @@ class Program:
             )
         )
         self.offsets = places
-        self.small = _is_small(plan)
+        self.small = _is_small(plan, len(self.kernel_ops))
         addresses = [
             {name: self._address(op.tensors[name]) for name in _fields(op)}
             | ({"workspace": (0, workspaces[i])} if i in workspaces else {})
@@ -157,11 +157,11 @@ def _segments(ops: Sequence[Op]) -> Iterator[tuple[int, int] | Op]:
         yield start, count
 
 
-def _is_small(plan: Plan) -> bool:
+def _is_small(plan: Plan, kernels: int) -> bool:
     """Whether a step is too short to be worth a second thread, which is to meet the first at each
-    op: some 15 microseconds of one thread for each, and 60 at most."""
+    of its kernels: some 15 microseconds of one thread for each, and 60 at most."""
     flops, moved = plan.cost()
-    return flops / 30e9 + moved * 4 / 20e9 < min(15e-6 * len(plan.ops), 60e-6)
+    return flops / 30e9 + moved * 4 / 20e9 < min(15e-6 * kernels, 60e-6)
 
 
 @dataclass

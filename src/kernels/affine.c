@@ -13,9 +13,11 @@ enum { DEPTH = 512, ROWS = 256 };
 enum { DEPTH_BY_COLUMNS = DEPTH / (GEMM_TOGETHER > 1 ? 4 : 2), DEPTH_COPIED = DEPTH / 2 };
 
 /* Blocks of `rows` rows, with as many columns as `strips` hold: some 16 chunks where there is
- * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold. */
+ * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold.
+ * 33 to 64 rows of few columns are halved for a second thread, unless they are done in two or three
+ * microseconds. */
 static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t strips, ptrdiff_t depth) {
-    int halves = strips < 4 && rows > 32 && depth > 64;
+    int halves = rows > 32 && strips < 4 && strips * depth > 32;
     ptrdiff_t most = cn_max(cn_ceil_div(rows, 64), halves ? 2 : 1);
     ptrdiff_t least = cn_ceil_div(rows, ROWS);
     return cn_clamp(cn_ceil_div(16, strips), least, most);
