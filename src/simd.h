@@ -56,19 +56,14 @@ CN_INLINE vec v_set(real a) { return a - (vec){0}; } /* a - 0 keeps the sign of 
 CN_INLINE vec v_load(const real *p) { return *(const vec *)p; }
 CN_INLINE void v_store(real *p, vec a) { *(vec *)p = a; }
 
-/* The first n elements; the others are zero. The tail of a row goes through the same vector
- * expression as its body, so that an element's bits do not depend on where it stands. */
-#if defined(CN_AVX512)
-#define V_MASK(n) ((__mmask16)((1u << (n)) - 1))
-#elif defined(CN_AVX2)
-#define V_MASK(n) ((__m256i)((bits)(n) > v_lanes()))
-#endif
+/* 0, 1, 2, ... */
 CN_INLINE ivec v_lanes(void) {
     ivec lanes;
 #pragma GCC unroll 16
     for (int i = 0; i < VL; i++) lanes[i] = i;
     return lanes;
 }
+
 /* Lanes of a, and from VL on of b, by constant indices. */
 CN_INLINE vec v_shuffle(vec a, vec b, ivec index) {
 #if defined(__clang__)
@@ -80,6 +75,13 @@ CN_INLINE vec v_shuffle(vec a, vec b, ivec index) {
 #endif
 }
 
+/* The first n elements; the others are zero. The tail of a row goes through the same vector
+ * expression as its body, so that an element's bits do not depend on where it stands. */
+#if defined(CN_AVX512)
+#define V_MASK(n) ((__mmask16)((1u << (n)) - 1))
+#elif defined(CN_AVX2)
+#define V_MASK(n) ((__m256i)((bits)(n) > v_lanes()))
+#endif
 CN_INLINE vec v_load_n(const real *p, ptrdiff_t n) {
     if (n >= VL) return v_load(p);
 #if defined(CN_AVX512) && CN_DOUBLE
