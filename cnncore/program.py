@@ -34,7 +34,8 @@ class Program:
             )
         )
         self.offsets = places
-        self.small = _is_small(plan, len(self.kernel_ops))
+        # A second thread is to meet the first at each kernel: too short a step does not pay for it.
+        self.small = seconds_on_one_thread(plan) < min(15e-6 * len(self.kernel_ops), 60e-6)
         addresses = [
             {name: self._address(op.tensors[name]) for name in _fields(op)}
             | ({"workspace": (0, workspaces[i])} if i in workspaces else {})
@@ -157,11 +158,10 @@ def _segments(ops: Sequence[Op]) -> Iterator[tuple[int, int] | Op]:
         yield start, count
 
 
-def _is_small(plan: Plan, kernels: int) -> bool:
-    """Whether a step is too short to be worth a second thread, which is to meet the first at each
-    of its kernels: some 15 microseconds of one thread for each, and 60 at most."""
+def seconds_on_one_thread(plan: Plan) -> float:
+    """Of a full step, roughly: what decides whether a second thread is worth its while."""
     flops, moved = plan.cost()
-    return flops / 30e9 + moved * 4 / 20e9 < min(15e-6 * kernels, 60e-6)
+    return flops / 30e9 + moved * 4 / 20e9
 
 
 @dataclass

@@ -29,8 +29,9 @@ CN_INLINE reduced v_reduce(vec x) {
 }
 
 /* exp(x), 0 where it is below the smallest normal number, as denormals are flushed while kernels
- * run (cn_float_enter in team.h). NaN stays. Where k is bias + 1, which are the last values of the
- * range (from 88.4 or 709.4 on), infinity, or exp(x) with AVX-512: no kernel tells them apart. */
+ * run (cn_float_enter in team.h). NaN stays. x is kept to where k has a power; where that is
+ * infinity, in the last of the range (from 88.4 or 709.4 on), AVX-512 still gives exp(x): no kernel
+ * tells them apart. */
 CN_INLINE vec v_exp(vec x) {
 #if CN_DOUBLE
     const real high = 710, low = -709;

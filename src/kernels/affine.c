@@ -149,10 +149,13 @@ static ptrdiff_t forward_scratch(const void *args) {
     return (DEPTH * GEMM_STRIP + sums) * (ptrdiff_t)sizeof(real);
 }
 
+static ptrdiff_t forward_blocks(const affine_forward *a, ptrdiff_t n) {
+    return row_blocks(n, gemm_strips(a->w.shape[1]) * parts_apart(a, n), a->w.shape[0]);
+}
+
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     const affine_forward *a = args;
-    ptrdiff_t products = gemm_strips(a->w.shape[1]) * parts_apart(a, n);
-    return products * row_blocks(n, products, a->w.shape[0]);
+    return gemm_strips(a->w.shape[1]) * parts_apart(a, n) * forward_blocks(a, n);
 }
 
 /* Rows from .. to and a strip of one part. */
@@ -182,8 +185,7 @@ static void add_up(const affine_forward *a, const real *part, ptrdiff_t apart, p
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const affine_forward *a = args;
     ptrdiff_t n = step->n, m = a->w.shape[1], strips = gemm_strips(m), parts = parts_apart(a, n);
-    ptrdiff_t blocks = row_blocks(n, strips * parts, a->w.shape[0]),
-              part = chunk / (strips * blocks);
+    ptrdiff_t blocks = forward_blocks(a, n), part = chunk / (strips * blocks);
     place at = place_of(chunk % (strips * blocks), n, m, blocks, strips);
     ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
     ptrdiff_t column = at.strip * GEMM_STRIP, result = from * m + column;
@@ -255,9 +257,12 @@ static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) {
     return cn_clamp(n / PART, 1, o.parts);
 }
 
+static ptrdiff_t dx_blocks(backward_layout o, ptrdiff_t n) {
+    return row_blocks(n, gemm_strips(o.d), o.m);
+}
+
 static ptrdiff_t dx_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
-    ptrdiff_t strips = gemm_strips(o.d);
-    return cn_present(a->dx) ? strips * row_blocks(n, strips, o.m) : 0;
+    return cn_present(a->dx) ? gemm_strips(o.d) * dx_blocks(o, n) : 0;
 }
 
 static ptrdiff_t dw_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
@@ -286,7 +291,7 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
 
 static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
-    ptrdiff_t strips = gemm_strips(o.d), blocks = row_blocks(n, strips, o.m);
+    ptrdiff_t strips = gemm_strips(o.d), blocks = dx_blocks(o, n);
     place at = place_of(chunk, n, o.d, blocks, strips);
     ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
     product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, at.strip, 1, NULL,
