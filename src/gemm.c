@@ -14,7 +14,7 @@ typedef real half
 enum { HALVES = 0 };
 typedef vec half; /* unused */
 #endif
-/* Keeps the compiler from making the same value twice, in two widths. */
+/* Keeps the compiler from making the same value twice: in two widths, or by a load for each row. */
 #if defined(CN_AVX512)
 #define ONE_REGISTER(a) __asm__("" : "+v"(a))
 #else
@@ -67,10 +67,12 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
     half w_low;
 #pragma GCC unroll 4
     for (int j = 0; j < nv; j++) {
-        if (j < whole)
+        if (j < whole) {
             w[j] = v_load(panel + j * VL);
-        else
+            if (nv > 1 && (rows == 2 || rows == 3)) ONE_REGISTER(w[j]);
+        } else {
             w_low = *(const half *)(panel + j * VL);
+        }
         if (nv > 1 && !FEW_REGISTERS) __builtin_prefetch(panel + ask + j * apart);
     }
 #pragma GCC unroll 24

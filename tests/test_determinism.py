@@ -26,7 +26,7 @@ NET = cnn.Sequential(
 # changes the order of a sum, which is a change of the library's results and must be meant.
 GOLDEN_AVX2 = {
     "float32": "43e340cbb2ef1c216d36d0aaf2566f2ca12cf2e4828ec8be33efb49e9bef753a",
-    "float64": "6a31233a1f5f7f75cc2cd69548461624e34b5ced22238a8c3fdd0a2ac2dfff74",
+    "float64": "5d40888526c0430a7ad6ea77050862dba03056f5d8693ad1648e37564109a965",
 }
 
 

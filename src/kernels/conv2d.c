@@ -108,7 +108,8 @@ static view read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t
     return (view){scratch, part.columns * c};
 }
 
-/* Of a window's pixels those that 1x1 filters meet when they skip some, side by side. */
+/* Whether 1x1 filters skip pixels; and those of a window that they meet, side by side. */
+static int skips(const geometry *g) { return g->r * g->s == 1 && g->stride_w > 1; }
 static void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows) {
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < g->q; j++, to += g->c) {
@@ -249,7 +250,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
     const real *packed = filter_is_panel(&g) ? a->w.data : a->head.workspace;
     ptrdiff_t across = g.stride_w * g.c, down = g.stride_h * x.pitch;
-    if (g.r * g.s == 1 && g.stride_w > 1 && x.data != scratch) {
+    if (skips(&g) && x.data != scratch) {
         copy_met(scratch, x, &g, rows);
         x.data = scratch, across = g.c, down = g.q * g.c;
     }
@@ -332,17 +333,17 @@ static window dy_window(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
                     floor_div(g->w - 1 + g->left, g->stride_w) - column + 1};
 }
 
-/* Whether 1x1 filters skip some pixels and meet none outside the image: y then has a row for every
+/* Where 1x1 filters skip some pixels and meet none outside the image, y has a row for every
  * stride_h of x, begun or whole. The gradients of those they meet are then made side by side and
  * spread, with zeros for the others; which pays where a pixel has some channels. */
-static int skips(const geometry *g) {
+static int spreads(const geometry *g) {
     int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
                 (g->q - 1) * g->stride_w < g->w;
-    return inner && g->r * g->s == 1 && g->stride_w > 1 && g->c >= GEMM_NR;
+    return skips(g) && inner && g->c >= GEMM_NR;
 }
 
 static ptrdiff_t dx_block(const geometry *g) {
-    ptrdiff_t deep = skips(g) ? cn_max(g->k, g->c) : g->k, columns = dy_window(g, 0, 1).columns;
+    ptrdiff_t deep = spreads(g) ? cn_max(g->k, g->c) : g->k, columns = dy_window(g, 0, 1).columns;
     ptrdiff_t rows = (128 << 10) * g->stride_h / ((ptrdiff_t)sizeof(real) * columns * deep);
     return cn_clamp(rows, 1, g->h);
 }
@@ -440,7 +441,8 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     ptrdiff_t real_bytes = (ptrdiff_t)sizeof(real);
     o.filter_rows = g->r * g->s * g->c;
     o.weights = gemm_packed_size(o.filter_rows, g->k);
-    o.parts = cn_clamp(64 / gemm_panels(g->k), 1, cn_max(1, (4 << 20) / (o.weights * 8)));
+    ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), 16);
+    o.parts = cn_clamp(parts, 1, cn_max(1, (4 << 20) / (o.weights * 8)));
     winograd dw = winograd_of(g, g->n, a->winograd_dw), dx = winograd_dx(g, g->n, a->winograd_dx);
     ptrdiff_t packed =
         dx.m ? CN(winograd_filter_size)(&dx) : gemm_packed_size(g->r * g->s * g->k, g->c);
@@ -457,7 +459,7 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     if (cn_present(a->dx)) {
         ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
         ptrdiff_t under = window_bytes(dy_window(g, 0, rows + g->stride_h), g->k);
-        o.scratch = cn_max(o.scratch, skips(g) ? met * real_bytes : under);
+        o.scratch = cn_max(o.scratch, spreads(g) ? met * real_bytes : under);
     }
     if (dx.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dx) * real_bytes);
     if (dw.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dw) * real_bytes);
@@ -562,7 +564,7 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
     ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
     window part = dy_window(g, i0, rows);
     const real *gradients = (const real *)a->dy.data + image * g->p * g->q * g->k;
-    if (skips(g)) {
+    if (spreads(g)) {
         dx_spread(g, a->head.workspace, gradients, i0, rows, scratch,
                   (real *)a->dx.data + (image * g->h + i0) * g->w * g->c,
                   rows_past_caches(a->dx, NULL));
@@ -574,6 +576,28 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
     for (ptrdiff_t i = i0; i < i0 + rows; i += together)
         dx_rows(g, a->head.workspace, dy, part, i, together,
                 (real *)a->dx.data + (image * g->h + i) * g->w * g->c);
+}
+
+/* The pixels under `rows` output rows of some images, as the filter's first row meets them, and
+ * `line`, from row to row of x: where they are, or a zero-bordered copy, or gathered where filters
+ * skip some. */
+static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t images, ptrdiff_t p0,
+                           ptrdiff_t rows, real *scratch, ptrdiff_t *line) {
+    window under = input_window(g, p0, rows);
+    view x = read_window(scratch, image, g->h, g->w, g->c, under);
+    ptrdiff_t example = g->h * g->w * g->c, next = example, met = rows * g->q;
+    *line = x.pitch;
+    if (!inside(g->h, g->w, under)) {
+        next = under.rows * x.pitch;
+        for (ptrdiff_t i = 1; i < images; i++)
+            copy_window(scratch + i * next, image + i * example, g->h, g->w, g->c, under);
+    } else if (skips(g) && g->c >= 64) { /* fewer channels do not pay for it */
+        for (ptrdiff_t i = 0; i < images; i++, x.data += example)
+            copy_met(scratch + i * met * g->c, x, g, rows);
+        return (gemm_rows){scratch, 1, 0, 1, images * met, g->c, 1, 0, 0};
+    }
+    ptrdiff_t down = g->stride_h * x.pitch, across = g->stride_w * g->c;
+    return (gemm_rows){x.data, 1, down, rows, g->q, across, images, next, 0};
 }
 
 /* Sums over pixels of one panel, a filter row at a time, from row to row of x; the result's pitch
@@ -608,28 +632,18 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
     for (ptrdiff_t images; image < end; image += images) {
         images = cn_min(together, end - image);
         for (ptrdiff_t p0 = 0; p0 < g->p; p0 += block) {
-            ptrdiff_t rows = cn_min(block, g->p - p0), taps = g->s * g->c;
-            window under = input_window(g, p0, rows);
-            const real *first = (const real *)a->x.data + image * example;
-            view x = read_window((real *)scratch, first, g->h, g->w, g->c, under);
-            ptrdiff_t next = example;
-            if (!inside(g->h, g->w, under)) {
-                next = under.rows * x.pitch;
-                for (ptrdiff_t i = 1; i < images; i++)
-                    copy_window((real *)scratch + i * next, first + i * example, g->h, g->w, g->c,
-                                under);
-            }
+            ptrdiff_t rows = cn_min(block, g->p - p0), line;
+            gemm_rows pixels = dw_pixels(g, (const real *)a->x.data + image * example, images, p0,
+                                         rows, (real *)scratch, &line);
             const real *dy = (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k;
-            gemm_rows pixels = {
-                x.data, 1, g->stride_h * x.pitch, rows, g->q, g->stride_w * g->c, images, next, 0};
             for (ptrdiff_t j = from; j < to; j += GEMM_STRIP) {
                 gemm_columns strip =
                     CN(gemm_columns_of)(packed, dy + j, g->k, 1, images * rows * g->q,
-                                        cn_min(GEMM_STRIP, to - j), taps * g->r, 0);
+                                        cn_min(GEMM_STRIP, to - j), o.filter_rows, 0);
                 for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
                     real *out =
                         direct ? (real *)a->dw.data + j + i : sums + o.filter_rows * (j + i);
-                    dw_panel(g, pixels, x.pitch, gemm_panel_at(&strip, i),
+                    dw_panel(g, pixels, line, gemm_panel_at(&strip, i),
                              cn_min(GEMM_NR, strip.width - i), out, direct ? g->k : 0, accumulate);
                 }
             }
