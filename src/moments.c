@@ -2,16 +2,16 @@
 
 #include "reduce.h"
 
-/* Adds to a tile the differences of rows from `first`, and their squares. */
+/* Adds to a tile the differences of rows from `first`, and their squares; or begins it. */
 CN_INLINE void add_rows(const int nv, ptrdiff_t some, const real *x, const real *first,
-                        ptrdiff_t rows, ptrdiff_t pitch, real *sums, real *squares) {
+                        ptrdiff_t rows, ptrdiff_t pitch, int begins, real *sums, real *squares) {
     vec shift[WIDE], sum[WIDE], square[WIDE];
 #pragma GCC unroll 4
     for (int v = 0; v < nv; v++) {
         ptrdiff_t left = some - v * VL;
         shift[v] = v_load_n(first + v * VL, left);
-        sum[v] = v_load_n(sums + v * VL, left);
-        square[v] = v_load_n(squares + v * VL, left);
+        sum[v] = begins ? (vec){0} : v_load_n(sums + v * VL, left);
+        square[v] = begins ? (vec){0} : v_load_n(squares + v * VL, left);
     }
     for (ptrdiff_t k = 0; k < rows; k++)
 #pragma GCC unroll 4
@@ -35,21 +35,19 @@ enum { STRETCH = 1024, BLOCK = 1024 };
 static void block_sums(double *sum, double *square, const real *x, ptrdiff_t rows, ptrdiff_t pitch,
                        ptrdiff_t c) {
     real sums[STRETCH], squares[STRETCH];
-    ptrdiff_t at_once = rows_at_once(c);
+    ptrdiff_t at_once = rows_at_once(c, WIDE);
     for (ptrdiff_t j = 0; j < c; j++) sum[j] = square[j] = 0;
     for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
-        memset(sums, 0, (size_t)cn_round_up(c, VL) * sizeof(real));
-        memset(squares, 0, (size_t)cn_round_up(c, VL) * sizeof(real));
         for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k += at_once) {
 #define EACH(nv, some, j)                                                                          \
-    add_rows(nv, some, x + k * pitch + j, x + j, cn_min(at_once, rows - k), pitch, sums + j,       \
-             squares + j)
-            COLUMNS(c, EACH);
+    add_rows(nv, some, x + k * pitch + j, x + j, cn_min(at_once, rows - k), pitch, k == i,         \
+             sums + j, squares + j)
+            COLUMNS(c, WIDE, EACH);
 #undef EACH
         }
         for (ptrdiff_t j = 0; j < c; j += VL) {
-            v_add_double(sum + j, v_load(sums + j), c - j);
-            v_add_double(square + j, v_load(squares + j), c - j);
+            v_add_double(sum + j, v_load_n(sums + j, c - j), c - j);
+            v_add_double(square + j, v_load_n(squares + j, c - j), c - j);
         }
     }
 }

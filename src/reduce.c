@@ -1,15 +1,18 @@
 #include "reduce.h"
 
-/* tile[j] += sum over rows of x[i][j] */
+enum { WIDEST = 8 };
+
+/* tile[j] += sum over rows of x[i][j]; where it `begins` with them, tile[j] = */
 CN_INLINE void add_rows(const int nv, ptrdiff_t some, const real *x, ptrdiff_t rows,
-                        ptrdiff_t pitch, real *tile) {
-    vec sum[WIDE];
-#pragma GCC unroll 4
-    for (int v = 0; v < nv; v++) sum[v] = v_load_n(tile + v * VL, some - v * VL);
+                        ptrdiff_t pitch, int begins, real *tile) {
+    vec sum[WIDEST];
+#pragma GCC unroll 8
+    for (int v = 0; v < nv; v++)
+        sum[v] = begins ? (vec){0} : v_load_n(tile + v * VL, some - v * VL);
     for (ptrdiff_t i = 0; i < rows; i++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int v = 0; v < nv; v++) sum[v] += v_load_n(x + i * pitch + v * VL, some - v * VL);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < nv; v++) v_store_n(tile + v * VL, sum[v], some - v * VL);
 }
 
@@ -18,17 +21,17 @@ enum { STRETCH = 1024 };
 
 static void sum_stretch(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t pitch, ptrdiff_t c) {
     real tile[STRETCH];
-    ptrdiff_t at_once = rows_at_once(c);
+    ptrdiff_t at_once = rows_at_once(c, WIDEST);
     for (ptrdiff_t j = 0; j < c; j++) sum[j] = 0;
     for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
-        memset(tile, 0, (size_t)cn_round_up(c, VL) * sizeof(real));
         for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k += at_once) {
 #define EACH(nv, some, j)                                                                          \
-    add_rows(nv, some, x + k * pitch + j, cn_min(at_once, rows - k), pitch, tile + j)
-            COLUMNS(c, EACH);
+    add_rows(nv, some, x + k * pitch + j, cn_min(at_once, rows - k), pitch, k == i, tile + j)
+            COLUMNS(c, WIDEST, EACH);
 #undef EACH
         }
-        for (ptrdiff_t j = 0; j < c; j += VL) v_add_double(sum + j, v_load(tile + j), c - j);
+        for (ptrdiff_t j = 0; j < c; j += VL)
+            v_add_double(sum + j, v_load_n(tile + j, c - j), c - j);
     }
 }
 

@@ -15,17 +15,21 @@ CN_INLINE ptrdiff_t reduce_parts(ptrdiff_t rows) {
 
 /* Sums over rows go by tiles of REDUCE_TILE rows, in reals, and beyond a tile in double. Memory
  * must be read nearly in its order: the processor fetches ahead of a few streams, not of one for
- * each row. So rows of up to WIDE vectors are added up in registers, and of longer ones a few at a
- * time.
+ * each row. So rows of up to `widest` vectors, as many as there are registers for, are added up
+ * there, and of longer ones a few at a time. What begins a tile does not ask what it holds.
  *
  * COLUMNS calls `each(nv, some, j)` for nv vectors from column j, of `some` columns; both are
  * constants but for a last, partly filled vector. */
-enum { WIDE = CN_VECTOR_BYTES == 64 ? 4 : 2 };
-CN_INLINE ptrdiff_t rows_at_once(ptrdiff_t c) { return c <= WIDE * VL ? REDUCE_TILE : 4; }
-#define COLUMNS(c, each)                                                                           \
+enum { WIDE = CN_VECTOR_BYTES == 64 ? 4 : 2 }; /* with several registers a vector */
+CN_INLINE ptrdiff_t rows_at_once(ptrdiff_t c, ptrdiff_t widest) {
+    return c <= widest * VL ? REDUCE_TILE : 4;
+}
+#define COLUMNS(c, widest, each)                                                                   \
     do {                                                                                           \
         ptrdiff_t j = 0;                                                                           \
-        for (; j + WIDE * VL <= (c); j += WIDE * VL) each(WIDE, WIDE * VL, j);                     \
+        for (; j + (widest) * VL <= (c); j += (widest) * VL) each(widest, (widest) * VL, j);       \
+        if ((widest) > 4)                                                                          \
+            for (; j + 2 * VL <= (c); j += 2 * VL) each(2, 2 * VL, j);                             \
         for (; j + VL <= (c); j += VL) each(1, VL, j);                                             \
         if (j < (c)) each(1, (c) - j, j);                                                          \
     } while (0)

@@ -189,15 +189,15 @@ static coefficients coefficients_of(const batchnorm_backward *a) {
 
 CN_INLINE void add_gradients(const int nv, ptrdiff_t some, const int relu, const real *x,
                              const real *dy, ptrdiff_t rows, ptrdiff_t c, coefficients of,
-                             ptrdiff_t j, real *tile) {
+                             ptrdiff_t j, int begins, real *tile) {
     vec m[WIDE], scale[WIDE], beta[WIDE], sum[WIDE], product[WIDE];
 #pragma GCC unroll 4
     for (int v = 0; v < nv; v++) {
         ptrdiff_t at = j + v * VL, left = some - v * VL;
         m[v] = v_load_n(of.mean + at, left);
         if (relu) scale[v] = v_load_n(of.scale + at, left), beta[v] = v_load_n(of.beta + at, left);
-        sum[v] = v_load_n(tile + at, left);
-        product[v] = v_load_n(tile + c + at, left);
+        sum[v] = begins ? (vec){0} : v_load_n(tile + at, left);
+        product[v] = begins ? (vec){0} : v_load_n(tile + c + at, left);
     }
     for (ptrdiff_t k = 0; k < rows; k++)
 #pragma GCC unroll 4
@@ -218,13 +218,13 @@ CN_INLINE void add_gradients(const int nv, ptrdiff_t some, const int relu, const
 CN_INLINE void sum_gradients(const int relu, const real *x, const real *dy, ptrdiff_t rows,
                              ptrdiff_t c, coefficients of, double *sum, double *product,
                              real *tile) {
-    ptrdiff_t at_once = rows_at_once(c);
+    ptrdiff_t at_once = rows_at_once(c, WIDE);
     for (ptrdiff_t i = 0; i < rows; i += REDUCE_TILE) {
-        memset(tile, 0, 2 * (size_t)c * sizeof(real));
         for (ptrdiff_t k = i; k < cn_min(rows, i + REDUCE_TILE); k += at_once) {
 #define EACH(nv, some, j)                                                                          \
-    add_gradients(nv, some, relu, x + k * c, dy + k * c, cn_min(at_once, rows - k), c, of, j, tile)
-            COLUMNS(c, EACH);
+    add_gradients(nv, some, relu, x + k * c, dy + k * c, cn_min(at_once, rows - k), c, of, j,      \
+                  k == i, tile)
+            COLUMNS(c, WIDE, EACH);
 #undef EACH
         }
         add_tile(tile, c, sum, product);
