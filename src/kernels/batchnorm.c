@@ -84,8 +84,10 @@ static ptrdiff_t forward_columns(const void *args, ptrdiff_t n) {
     return moments_chunks(cn_channels(((const batchnorm_forward *)args)->x));
 }
 
-static real scale_of(real gamma, real var, double eps) {
-    return (real)((double)gamma / __builtin_sqrt((double)var + eps));
+static void scales(real *restrict scale, const real *gamma, const real *var, double eps,
+                   ptrdiff_t from, ptrdiff_t to) {
+    for (ptrdiff_t j = from; j < to; j++)
+        scale[j] = (real)((double)gamma[j] / __builtin_sqrt((double)var[j] + eps));
 }
 
 static void forward_scales(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -96,9 +98,8 @@ static void forward_scales(const void *args, const cn_step *step, ptrdiff_t chun
     if (!a->moments_given)
         CN(merge_moments)(a->mean.data, a->var.data, a->head.workspace, blocks(a->x, step->n), c,
                           chunk);
-    for (ptrdiff_t j = first; j < cn_min(c, first + MOMENTS_COLUMNS); j++)
-        forward_scale(a)[j] =
-            scale_of(((const real *)a->gamma.data)[j], ((const real *)a->var.data)[j], a->eps);
+    scales(forward_scale(a), a->gamma.data, a->var.data, a->eps, first,
+           cn_min(c, first + MOMENTS_COLUMNS));
 }
 
 /* y = (x - mean) * scale + beta */
@@ -166,9 +167,8 @@ static void backward_scales(const void *args, const cn_step *step, ptrdiff_t chu
     (void)step, (void)scratch;
     const batchnorm_backward *a = args;
     ptrdiff_t c = cn_channels(a->x);
-    for (ptrdiff_t j = chunk * MOMENTS_COLUMNS; j < cn_min(c, (chunk + 1) * MOMENTS_COLUMNS); j++)
-        backward_coefficients(a)[j] =
-            scale_of(((const real *)a->gamma.data)[j], ((const real *)a->var.data)[j], a->eps);
+    scales(backward_coefficients(a), a->gamma.data, a->var.data, a->eps, chunk * MOMENTS_COLUMNS,
+           cn_min(c, (chunk + 1) * MOMENTS_COLUMNS));
 }
 
 /* What comes through the ReLU that `normalize` ended with. */
@@ -315,14 +315,10 @@ static ptrdiff_t eval_scratch(const void *args) {
     return cn_channels(((const batchnorm_eval_forward *)args)->x) * (ptrdiff_t)sizeof(real);
 }
 
-static void scales(real *scale, const real *gamma, const real *var, double eps, ptrdiff_t c) {
-    for (ptrdiff_t j = 0; j < c; j++) scale[j] = scale_of(gamma[j], var[j], eps);
-}
-
 static void eval_normalize(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const batchnorm_eval_forward *a = args;
     ptrdiff_t c = cn_channels(a->x), from = chunk * row_block(a->x);
-    scales(scratch, a->gamma.data, a->running_var.data, a->eps, c);
+    scales(scratch, a->gamma.data, a->running_var.data, a->eps, 0, c);
     normalize((const real *)a->x.data + from * c, (real *)a->y.data + from * c,
               cn_min(row_block(a->x), cn_rows(a->x, step->n) - from), c, a->running_mean.data,
               scratch, a->beta.data, (int)a->relu, rows_past_caches(a->y, a->x.data));
@@ -348,7 +344,7 @@ static void eval_backward_run(const void *args, const cn_step *step, ptrdiff_t c
     ptrdiff_t rows = cn_min(row_block(a->dy), cn_rows(a->dy, step->n) - from);
     const real *dy = (const real *)a->dy.data + from * c, *scale = scratch;
     real *dx = (real *)a->dx.data + from * c;
-    scales(scratch, a->gamma.data, a->running_var.data, a->eps, c);
+    scales(scratch, a->gamma.data, a->running_var.data, a->eps, 0, c);
     for (ptrdiff_t i = 0; i < rows; i++)
         V_EACH(j, 0, c,
                v_store_n(dx + i * c + j, v_load_n(dy + i * c + j, some) * v_load_n(scale + j, some),
