@@ -41,18 +41,34 @@ CN_INLINE vec whole_of(half a) {
  * decoder. */
 enum { FEW_REGISTERS = GEMM_NV == 2, STEPS = FEW_REGISTERS ? 2 : 1 };
 
-/* sum += a w. With 16 registers the compiler would otherwise move most sums around in a circle,
- * from turn to turn. */
-CN_INLINE void add_product(vec *sum, real a, vec w) {
+/* sums += a w, of one row. With 16 registers the compiler would otherwise move sums around, from
+ * turn to turn. */
 #if defined(CN_AVX2) && CN_DOUBLE
-    __asm__("vfmadd231pd %2, %1, %0" : "+x"(*sum) : "x"(v_set(a)), "x"(w));
+#define SET_ALL "vbroadcastsd %[a], %[all]\n\t"
+#define ADD_TO(sum, w) "vfmadd231pd %[" #w "], %[all], %[" #sum "]\n\t"
 #elif defined(CN_AVX2)
-    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*sum) : "x"(v_set(a)), "x"(w));
-#else
-    *sum += a * w;
-#if defined(CN_SSE2)
-    __asm__("" : "+x"(*sum));
+#define SET_ALL "vbroadcastss %[a], %[all]\n\t"
+#define ADD_TO(sum, w) "vfmadd231ps %[" #w "], %[all], %[" #sum "]\n\t"
 #endif
+CN_INLINE void add_row(const int nv, vec *sum, const real *a, const vec *w) {
+#if defined(CN_AVX2)
+    vec all;
+    if (nv == 2)
+        __asm__(SET_ALL ADD_TO(sum0, w0) ADD_TO(sum1, w1)
+                : [sum0] "+&x"(sum[0]), [sum1] "+&x"(sum[1]), [all] "=&x"(all)
+                : [a] "m"(*a), [w0] "x"(w[0]), [w1] "x"(w[1]));
+    else if (nv == 1)
+        __asm__(SET_ALL ADD_TO(sum0, w0)
+                : [sum0] "+&x"(sum[0]), [all] "=&x"(all)
+                : [a] "m"(*a), [w0] "x"(w[0]));
+#else
+#pragma GCC unroll 4
+    for (int j = 0; j < nv; j++) {
+        sum[j] += *a * w[j];
+#if defined(CN_SSE2)
+        __asm__("" : "+x"(sum[j]));
+#endif
+    }
 #endif
 }
 
@@ -77,17 +93,16 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
     }
 #pragma GCC unroll 24
     for (int i = 0; i < rows; i++) {
-        real a = row[i / 3][i % 3 * ld + at];
+        const real *a = row[i / 3] + i % 3 * ld + at;
         if (halved && whole) {
-            vec all = v_set(a);
+            vec all = v_set(*a);
             ONE_REGISTER(all);
 #pragma GCC unroll 4
             for (int j = 0; j < whole; j++) sum[i][j] += all * w[j];
             low[i] += low_half(all) * w_low;
         } else {
-#pragma GCC unroll 4
-            for (int j = 0; j < whole; j++) add_product(&sum[i][j], a, w[j]);
-            if (halved) low[i] += a * w_low;
+            add_row(whole, sum[i], a, w);
+            if (halved) low[i] += *a * w_low;
         }
     }
 }
@@ -187,19 +202,19 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
 #pragma GCC unroll 8
         for (int i = 1; i < (rows + 2) / 3; i++) row[i] = row[i - 1] + 3 * ld;
         /* Hidden from the compiler, which would work out from it where the pointers end. */
-        ptrdiff_t left = g->run_length;
+        ptrdiff_t left = g->run_length - STEPS;
 #define MULTIPLY(steps)                                                                            \
     do {                                                                                           \
+        __asm__("" : "+r"(left));                                                                  \
         if (asks && FEW_REGISTERS) __builtin_prefetch(panel + ask, 0, 2);                          \
         _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++) add_products(                    \
             rows, nv, halved, sum, low, row, ld, i * step, panel + i * pitch, ask, apart);         \
         _Pragma("GCC unroll 8") for (int i = 0; i < (rows + 2) / 3; i++) row[i] += (steps) * step; \
         panel += (steps) * pitch;                                                                  \
         left -= (steps);                                                                           \
-        __asm__("" : "+r"(left));                                                                  \
     } while (0)
-        while (left >= STEPS) MULTIPLY(STEPS);
-        if (left > 0) MULTIPLY(1);
+        while (left >= 0) MULTIPLY(STEPS);
+        if (left + STEPS > 0) MULTIPLY(1);
 #undef MULTIPLY
         x += g->run_stride;
         if (--runs == 0) {
