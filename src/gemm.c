@@ -85,6 +85,7 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
     for (int j = 0; j < nv; j++) {
         if (j < whole) {
             w[j] = v_load(panel + j * VL);
+            /* One row needs it once; for four and more the compiler keeps it by itself. */
             if (nv > 1 && (rows == 2 || rows == 3)) ONE_REGISTER(w[j]);
         } else {
             w_low = *(const half *)(panel + j * VL);

@@ -2,7 +2,8 @@
 
 #include "reduce.h"
 
-/* Adds to a tile the differences of rows from `first`, and their squares; or begins it. */
+/* A tile is (where it `begins`) or gets added the differences of rows from `first`, and their
+ * squares. */
 CN_INLINE void add_rows(const int nv, ptrdiff_t some, const real *x, const real *first,
                         ptrdiff_t rows, ptrdiff_t pitch, int begins, real *sums, real *squares) {
     vec shift[WIDE], sum[WIDE], square[WIDE];

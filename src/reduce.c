@@ -1,8 +1,6 @@
 #include "reduce.h"
 
-enum { WIDEST = 8 };
-
-/* tile[j] += sum over rows of x[i][j]; where it `begins` with them, tile[j] = */
+/* tile[j] = (where it `begins`) or += the sum over rows of x[i][j]. */
 CN_INLINE void add_rows(const int nv, ptrdiff_t some, const real *x, ptrdiff_t rows,
                         ptrdiff_t pitch, int begins, real *tile) {
     vec sum[WIDEST];

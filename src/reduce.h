@@ -15,12 +15,15 @@ CN_INLINE ptrdiff_t reduce_parts(ptrdiff_t rows) {
 
 /* Sums over rows go by tiles of REDUCE_TILE rows, in reals, and beyond a tile in double. Memory
  * must be read nearly in its order: the processor fetches ahead of a few streams, not of one for
- * each row. So rows of up to `widest` vectors, as many as there are registers for, are added up
- * there, and of longer ones a few at a time. What begins a tile does not ask what it holds.
+ * each row. So rows of up to `widest` vectors, for which there are registers, are added up there,
+ * and of longer ones a few at a time. What begins a tile does not ask what it holds.
  *
  * COLUMNS calls `each(nv, some, j)` for nv vectors from column j, of `some` columns; both are
- * constants but for a last, partly filled vector. */
-enum { WIDE = CN_VECTOR_BYTES == 64 ? 4 : 2 }; /* with several registers a vector */
+ * constants but for a last, partly filled vector. What is left of many goes in twos first. */
+enum {
+    WIDE = CN_VECTOR_BYTES == 64 ? 4 : 2, /* where a column needs three to five registers */
+    WIDEST = 8,                           /* where it needs one */
+};
 CN_INLINE ptrdiff_t rows_at_once(ptrdiff_t c, ptrdiff_t widest) {
     return c <= widest * VL ? REDUCE_TILE : 4;
 }
@@ -37,7 +40,7 @@ CN_INLINE ptrdiff_t rows_at_once(ptrdiff_t c, ptrdiff_t widest) {
 /* sum[j] = sum over rows of x[i][j]. */
 void CN(sum_rows)(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t columns);
 
-/* out[j] = sum over parts of parts[a][j], for j in from .. to. */
+/* out[j] = sum over parts of parts[a][j]; the second for j in from .. to. */
 void CN(add_double_parts)(real *out, const double *parts, ptrdiff_t count, ptrdiff_t columns);
 void CN(add_parts)(real *out, const real *parts, ptrdiff_t count, ptrdiff_t pitch, ptrdiff_t from,
                    ptrdiff_t to);

@@ -113,6 +113,7 @@ CASES = [
     _case("1x1 stride 2", (2, 6, 7, 17), (1, 1, 5), stride=2),
     _case("1x1 strides, many channels", (2, 8, 7, 67), (1, 1, 3), stride=(3, 2)),
     _case("1x1 stride 2, images together", (70, 3, 3, 64), (1, 1, 3), stride=2),
+    _case("many parts", (17, 2, 2, 3), (1, 1, 130)),
     _case("unequal borders", (2, 5, 5, 3), (3, 3, 4), padding=((2, 0), (1, 3))),
     _case("border wider than the filter", (1, 3, 4, 2), (2, 2, 3), padding=3),
     _case("filter as large as the image", (4, 5, 6, 3), (5, 6, 7)),

@@ -84,6 +84,7 @@ static ptrdiff_t forward_columns(const void *args, ptrdiff_t n) {
     return moments_chunks(cn_channels(((const batchnorm_forward *)args)->x));
 }
 
+/* gamma / sqrt(var + eps), of channels from .. to. `restrict` makes it a loop of vectors. */
 static void scales(real *restrict scale, const real *gamma, const real *var, double eps,
                    ptrdiff_t from, ptrdiff_t to) {
     for (ptrdiff_t j = from; j < to; j++)

@@ -108,7 +108,7 @@ static view read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t
     return (view){scratch, part.columns * c};
 }
 
-/* Whether 1x1 filters skip pixels; and those of a window that they meet, side by side. */
+/* Whether 1x1 filters skip pixels of a row. */
 static int skips(const geometry *g) { return g->r * g->s == 1 && g->stride_w > 1; }
 static void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows) {
     for (ptrdiff_t i = 0; i < rows; i++)
@@ -419,6 +419,10 @@ static ptrdiff_t weight_images(const geometry *g) {
     return weight_block(g) < g->p ? 1 : cn_max(1, 64 / (g->p * g->q));
 }
 
+/* Chunks of dw, for the threads to share; in so many parts, if there is memory for them, that each
+ * makes all of dw and reads dy and x once. */
+enum { ENOUGH = 16 };
+
 typedef struct {
     ptrdiff_t filter_rows, weights;      /* r s c rows of w; reals of w in panels */
     ptrdiff_t parts;                     /* of the reduction over the batch, at most */
@@ -441,8 +445,8 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     ptrdiff_t real_bytes = (ptrdiff_t)sizeof(real);
     o.filter_rows = g->r * g->s * g->c;
     o.weights = gemm_packed_size(o.filter_rows, g->k);
-    ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), 16);
-    o.parts = cn_clamp(parts, 1, cn_max(1, (4 << 20) / (o.weights * 8)));
+    ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), ENOUGH);
+    o.parts = cn_min(parts, cn_max(1, (4 << 20) / (o.weights * 8)));
     winograd dw = winograd_of(g, g->n, a->winograd_dw), dx = winograd_dx(g, g->n, a->winograd_dx);
     ptrdiff_t packed =
         dx.m ? CN(winograd_filter_size)(&dx) : gemm_packed_size(g->r * g->s * g->k, g->c);
@@ -469,9 +473,9 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
 static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) { return cn_min(o.parts, n); }
 
 /* Groups of strips of dw, each with its chunks: few, since a chunk reads x once for all its strips,
- * but enough for some 16 chunks. */
+ * but ENOUGH chunks. */
 static ptrdiff_t strip_groups(const geometry *g, backward_layout o, ptrdiff_t n) {
-    return cn_min(gemm_strips(g->k), cn_ceil_div(16, active_parts(o, n)));
+    return cn_min(gemm_strips(g->k), cn_ceil_div(ENOUGH, active_parts(o, n)));
 }
 
 /* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
@@ -578,22 +582,22 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
                 (real *)a->dx.data + (image * g->h + i) * g->w * g->c);
 }
 
-/* The pixels under `rows` output rows of some images, as the filter's first row meets them, and
- * `line`, from row to row of x: where they are, or a zero-bordered copy, or gathered where filters
- * skip some. */
+/* What the filter's first row meets of some images, under `rows` rows of their outputs: the pixels
+ * where they are, or a zero-bordered copy, or those that are not skipped, gathered. `line` is from
+ * row to row of x, for filters of several rows. */
 static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t images, ptrdiff_t p0,
                            ptrdiff_t rows, real *scratch, ptrdiff_t *line) {
     window under = input_window(g, p0, rows);
     view x = read_window(scratch, image, g->h, g->w, g->c, under);
     ptrdiff_t example = g->h * g->w * g->c, next = example, met = rows * g->q;
     *line = x.pitch;
-    if (!inside(g->h, g->w, under)) {
+    if (x.data == scratch) {
         next = under.rows * x.pitch;
         for (ptrdiff_t i = 1; i < images; i++)
             copy_window(scratch + i * next, image + i * example, g->h, g->w, g->c, under);
-    } else if (skips(g) && g->c >= 64) { /* fewer channels do not pay for it */
-        for (ptrdiff_t i = 0; i < images; i++, x.data += example)
-            copy_met(scratch + i * met * g->c, x, g, rows);
+    } else if (skips(g) && g->c >= 64) { /* fewer channels do not pay for it, as measured */
+        for (ptrdiff_t i = 0; i < images; i++)
+            copy_met(scratch + i * met * g->c, (view){x.data + i * example, x.pitch}, g, rows);
         return (gemm_rows){scratch, 1, 0, 1, images * met, g->c, 1, 0, 0};
     }
     ptrdiff_t down = g->stride_h * x.pitch, across = g->stride_w * g->c;
