@@ -202,7 +202,9 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         const real *row[8] = {x};
 #pragma GCC unroll 8
         for (int i = 1; i < (rows + 2) / 3; i++) row[i] = row[i - 1] + 3 * ld;
-        /* Hidden from the compiler, which would work out from it where the pointers end. */
+        /* Steps that are left after the turn to come: its sign, as the subtraction leaves it, ends
+         * the loop. Hidden from the compiler, which would work out from it where the pointers end.
+         */
         ptrdiff_t left = g->run_length - STEPS;
 #define MULTIPLY(steps)                                                                            \
     do {                                                                                           \

@@ -110,6 +110,8 @@ static view read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t
 
 /* Whether 1x1 filters skip pixels of a row. */
 static int skips(const geometry *g) { return g->r * g->s == 1 && g->stride_w > 1; }
+
+/* Of a window's pixels those that such filters meet, side by side. */
 static void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows) {
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < g->q; j++, to += g->c) {
