@@ -115,8 +115,9 @@ typedef struct {
     ptrdiff_t last; /* columns of the last vector */
     ptrdiff_t ldy;
     const gemm_epilogue *epilogue;
-    int plain;   /* results are whole vectors, and stored as they are */
-    real *aside; /* otherwise tiles begin and end here: `fetch` fills it, `finish` reads it */
+    ptrdiff_t ahead; /* tiles from the one that begins to that whose lines of y are asked for */
+    int plain;       /* results are whole vectors, and stored as they are */
+    real *aside;     /* otherwise tiles begin and end here: `fetch` fills it, `finish` reads it */
 } product;
 
 static __attribute__((noinline)) void fetch(const product *o, ptrdiff_t rows, ptrdiff_t nv,
@@ -150,6 +151,13 @@ static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, p
         else
             finish_column(0, o, rows, VL, bias, aside, nv * VL, y);
     }
+}
+
+/* Sums of so few terms are done before a line comes from memory: theirs are asked for two tiles
+ * ahead. */
+enum { FEW_TERMS = 64 };
+CN_INLINE ptrdiff_t tiles_ahead(const gemm_rows *g) {
+    return g->groups * g->runs * g->run_length <= FEW_TERMS ? 2 : 0;
 }
 
 /* `what`, for each vector j of each row of a tile, which begins at `at`. Like those of x, row
@@ -188,7 +196,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         EACH_VECTOR(rows, nv, to, ldy, sum[i][j] = v_load(at + j * VL));
     } else {
         /* Asked for now, the lines of y are there when the sums are. */
-        EACH_VECTOR(rows, nv, y, o->ldy, {
+        EACH_VECTOR(rows, nv, y + o->ahead * rows * o->ldy, o->ldy, {
             sum[i][j] = (vec){0};
             if (j % (64 / CN_VECTOR_BYTES) == 0) __builtin_prefetch(at + j * VL, 1);
         });
@@ -340,7 +348,7 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
     int asks = panel.next && g->step == 1;
     int second = FEW_REGISTERS ? asks : HALVES && last <= VL / 2;
     _Alignas(64) real aside[ACCUMULATORS * VL];
-    product o = {g, panel, last, ldy, &epilogue, plain, aside};
+    product o = {g, panel, last, ldy, &epilogue, tiles_ahead(g), plain, aside};
     ptrdiff_t at_once = g->block ? GEMM_BLOCK : m;
     for (ptrdiff_t i = 0; i < m; i += at_once)
         panels[nv - 1][second](&o, g->x + i / at_once * g->block, cn_min(at_once, m - i),
