@@ -1,8 +1,9 @@
 /* Transcendentals as our own polynomials, so that no result depends on the C library.
  *
- * The exponentials: Cody-Waite reduction to |r| <= ln(2)/2, then a Taylor polynomial (its
- * truncation there is below a tenth of an ulp). Errors, where the result is normal: v_exp and
- * v_expm1 at most 2 ulp, v_tanh at most 3. */
+ * The exponentials: Cody-Waite reduction to |r| <= ln(2)/2, then 1 + r + r^2 q(r), q the polynomial
+ * whose largest error there, relative to the function's value, is smallest (Remez): below a
+ * seventh of an ulp. Errors in all, where the result is normal: v_exp and v_expm1 at most 2 ulp,
+ * v_tanh at most 3. */
 #ifndef CN_VMATH_H
 #define CN_VMATH_H
 
@@ -16,47 +17,52 @@ typedef struct {
 
 CN_INLINE reduced v_reduce(vec x) {
 #if CN_DOUBLE
-    const real shift = 0x1.8p52, ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
+    const real shift = 0x1.8p52 + CN_BIAS;
+    const real ln2_high = 0x1.62e42fee00000p-1, ln2_low = 0x1.a39ef35793c76p-33;
 #else
-    const real shift = 0x1.8p23f, ln2_high = 0x1.62e400p-1f, ln2_low = 0x1.7f7d1cp-20f;
+    const real shift = 0x1.8p23f + CN_BIAS;
+    const real ln2_high = 0x1.62e400p-1f, ln2_low = 0x1.7f7d1cp-20f;
 #endif
-    /* Adding the shift rounds to the nearest integer and leaves it in the low bits, which become
-     * the exponent; the shift's own are moved out. */
+    /* Adding the shift rounds to the nearest integer and leaves it, with the bias, in the low bits,
+     * which become the exponent; the shift's high bit is moved out. */
     vec shifted = x * (real)1.4426950408889634 + shift;
     vec k = shifted - shift;
-    ivec power = ((ivec)shifted << CN_MANTISSA) + ((bits)CN_BIAS << CN_MANTISSA);
-    return (reduced){x - k * ln2_high - k * ln2_low, k, (vec)power};
+    return (reduced){x - k * ln2_high - k * ln2_low, k, (vec)((ivec)shifted << CN_MANTISSA)};
 }
 
-/* exp(x), 0 where it is below the smallest normal number, as denormals are flushed while kernels
- * run (cn_float_enter in team.h). NaN stays. x is kept to where k has a power; where that is
- * infinity, in the last of the range (from 88.4 or 709.4 on), AVX-512 still gives exp(x): no kernel
- * tells them apart. */
+/* c[0] r^(count-1) + ... + c[count-1]. */
+CN_INLINE vec v_polynomial(vec r, const real *c, const int count) {
+    vec y = v_set(c[0]);
+#pragma GCC unroll 16
+    for (int i = 1; i < count; i++) y = y * r + c[i];
+    return y;
+}
+
+/* exp(x) of x up to EXP_MOST, 0 where it is below the smallest normal number, as denormals are
+ * flushed while kernels run (cn_float_enter in team.h). NaN stays. x is kept to where k has a
+ * power; where that is infinity, in the last of the range (from 88.4 or 709.4 on), AVX-512 still
+ * gives exp(x): no kernel tells them apart. */
+enum { EXP_MOST = CN_DOUBLE ? 710 : 89, EXP_LEAST = CN_DOUBLE ? -709 : -88 };
 CN_INLINE vec v_exp(vec x) {
 #if CN_DOUBLE
-    const real high = 710, low = -709;
-    static const real c[] = {1.0 / 6227020800,
-                             1.0 / 479001600,
-                             1.0 / 39916800,
-                             1.0 / 3628800,
-                             1.0 / 362880,
-                             1.0 / 40320,
-                             1.0 / 5040,
-                             1.0 / 720,
-                             1.0 / 120,
-                             1.0 / 24,
-                             1.0 / 6,
-                             0.5,
+    static const real c[] = {2.500006274043402433e-8,
+                             2.763024497527055594e-7,
+                             2.755758635278738799e-6,
+                             0.0000248014931076621859,
+                             0.0001984126950662131121,
+                             0.001388888894362251687,
+                             0.008333333333494433605,
+                             0.04166666666653018373,
+                             0.1666666666666641258,
+                             0.5000000000000010625,
                              1.0,
                              1.0};
 #else
-    const real high = 89, low = -88;
-    static const real c[] = {1.0f / 5040, 1.0f / 720, 1.0f / 120, 1.0f / 24,
-                             1.0f / 6,    0.5f,       1.0f,       1.0f};
+    static const real c[] = {
+        0.001381461514f, 0.008368715346f, 0.04166838762f, 0.1666652064f, 0.4999999345f, 1.0f, 1.0f};
 #endif
-    reduced a = v_reduce(v_at_least(v_at_most(x, high), low));
-    vec y = v_set(c[0]);
-    for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
+    reduced a = v_reduce(v_at_least(x, EXP_LEAST));
+    vec y = v_polynomial(a.r, c, sizeof c / sizeof *c);
 #if defined(CN_AVX512) && CN_DOUBLE
     return (vec)_mm512_scalef_pd((__m512d)y, (__m512d)a.k);
 #elif defined(CN_AVX512)
@@ -67,20 +73,20 @@ CN_INLINE vec v_exp(vec x) {
 }
 
 /* exp(x) - 1 = 2^k (exp(r) - 1) + (2^k - 1), of x from -40, where exp is below half an ulp of 1, to
- * 40. Near 0, k = 0 and the polynomial's first term is x; of either 0 it is +0. */
+ * 40. Near 0, k = 0 and the first term of exp(r) - 1 is x; of either 0 it is +0. */
 CN_INLINE vec v_expm1(vec x) {
 #if CN_DOUBLE
-    static const real c[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
-                             1.0 / 362880,     1.0 / 40320,     1.0 / 5040,     1.0 / 720,
-                             1.0 / 120,        1.0 / 24,        1.0 / 6,        0.5};
+    static const real c[] = {2.516136068083464331e-8,  2.762822731017548821e-7,
+                             2.755711691103117461e-6,  0.000024801499760679918,
+                             0.0001984126998690978655, 0.001388888893617288262,
+                             0.008333333333293224942,  0.04166666666656243433,
+                             0.1666666666666669635,    0.500000000000000643};
 #else
-    static const real c[] = {1.0f / 40320, 1.0f / 5040, 1.0f / 720, 1.0f / 120,
-                             1.0f / 24,    1.0f / 6,    0.5f};
+    static const real c[] = {0.0001996216496f, 0.001394320656f, 0.008333220013f,
+                             0.04166632702f,   0.166666669f,    0.5f};
 #endif
     reduced a = v_reduce(x);
-    vec y = v_set(c[0]);
-    for (size_t i = 1; i < sizeof c / sizeof *c; i++) y = y * a.r + c[i];
-    y = a.r * a.r * y + a.r;
+    vec y = a.r * a.r * v_polynomial(a.r, c, sizeof c / sizeof *c) + a.r;
     return a.power * y + (a.power - 1);
 }
 

@@ -20,8 +20,10 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     const real *x = a->x.data;
     real *y = a->y.data;
     int past = past_caches(a->y, x);
-    ELEMENTWISE(a->x, step->n, chunk,
-                v_put(y + i, 1 / (1 + v_exp(-v_load_n(x + i, some))), some, past));
+    ELEMENTWISE(a->x, step->n, chunk, {
+        vec e = v_exp(v_at_most(-v_load_n(x + i, some), EXP_MOST));
+        v_put(y + i, 1 / (1 + e), some, past);
+    });
 }
 
 static const char *backward_check(const void *args) {
