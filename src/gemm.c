@@ -72,12 +72,21 @@ CN_INLINE void add_row(const int nv, vec *sum, const real *a, const vec *w) {
 #endif
 }
 
-/* Adds one step's products: a column of x, by a row of the panel. Row pointers are kept for every
- * third row only: base, base + ld and base + 2 ld are all addressing modes, and 24 row pointers
- * would not fit the integer registers. */
+/* Rows of x that share a pointer: three, since base, base + ld and base + 2 ld are all addressing
+ * modes, and 24 pointers would not fit the integer registers; or all, by columns, where they follow
+ * each other. With 16 vector registers few rows in place have one each: those stay, and one index
+ * goes along the rows and ends the loop as well. */
+CN_INLINE int rows_of_pointer(const int rows, const int in_place) {
+    if (FEW_REGISTERS && rows > 6) return 3;
+    return !in_place ? rows : FEW_REGISTERS ? 1 : 3;
+}
+
+/* Adds one step's products: a column of x, by a row of the panel. The index is in bytes, so that
+ * it is part of an address as it stands. */
 CN_INLINE void add_products(const int rows, const int nv, const int halved, vec sum[24][4],
-                            half low[24], const real *const *row, ptrdiff_t ld, ptrdiff_t at,
-                            const real *restrict panel, ptrdiff_t ask, ptrdiff_t apart) {
+                            half low[24], const real *const *row, const int shared, ptrdiff_t ld,
+                            ptrdiff_t at, ptrdiff_t index, const real *restrict panel,
+                            ptrdiff_t ask, ptrdiff_t apart) {
     const int whole = nv - halved;
     vec w[4];
     half w_low;
@@ -94,7 +103,8 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
     }
 #pragma GCC unroll 24
     for (int i = 0; i < rows; i++) {
-        const real *a = row[i / 3] + i % 3 * ld + at;
+        const real *a = row[i / shared] + i % shared * ld + at;
+        a = (const real *)((const char *)a + index);
         if (halved && whole) {
             vec all = v_set(*a);
             ONE_REGISTER(all);
@@ -186,6 +196,8 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
     const int whole = nv - halved; /* vectors */
     const gemm_rows *restrict g = o->x;
     const ptrdiff_t ld = in_place ? g->ld : 1, step = in_place ? 1 : g->step;
+    const int shared = rows_of_pointer(rows, in_place), pointers = (rows + shared - 1) / shared;
+    const int indexed = in_place && shared == 1;
     const ptrdiff_t pitch = o->panel.pitch;
     const real *restrict panel = o->panel.data;
     real *to = o->plain ? y : o->aside;
@@ -207,25 +219,26 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
 
     ptrdiff_t runs = g->runs; /* that are left of a group */
     for (ptrdiff_t run = g->groups * g->runs; run > 0; run--) {
-        const real *row[8] = {x};
+        const real *row[8] = {x + (indexed ? g->run_length - STEPS + 1 : 0)};
 #pragma GCC unroll 8
-        for (int i = 1; i < (rows + 2) / 3; i++) row[i] = row[i - 1] + 3 * ld;
-        /* Steps that are left after the turn to come: its sign, as the subtraction leaves it, ends
-         * the loop. Hidden from the compiler, which would work out from it where the pointers end.
-         */
-        ptrdiff_t left = g->run_length - STEPS;
+        for (int i = 1; i < pointers; i++) row[i] = row[i - 1] + shared * ld;
+        /* Counts up to the last turn: its sign, as the addition leaves it, ends the loop. Hidden
+         * from the compiler, which would make pointers of it, and work out where those end. */
+        ptrdiff_t index = (STEPS - 1 - g->run_length) * (ptrdiff_t)sizeof(real);
 #define MULTIPLY(steps)                                                                            \
     do {                                                                                           \
-        __asm__("" : "+r"(left));                                                                  \
+        __asm__("" : "+r"(index));                                                                 \
         if (asks && FEW_REGISTERS) __builtin_prefetch(panel + ask, 0, 2);                          \
-        _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++) add_products(                    \
-            rows, nv, halved, sum, low, row, ld, i * step, panel + i * pitch, ask, apart);         \
-        _Pragma("GCC unroll 8") for (int i = 0; i < (rows + 2) / 3; i++) row[i] += (steps) * step; \
+        _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++)                                  \
+            add_products(rows, nv, halved, sum, low, row, shared, ld, i * step,                    \
+                         indexed ? index : 0, panel + i * pitch, ask, apart);                      \
+        _Pragma("GCC unroll 8") for (int i = 0; i < pointers; i++) if (!indexed) row[i] +=         \
+            (steps) * step;                                                                        \
         panel += (steps) * pitch;                                                                  \
-        left -= (steps);                                                                           \
+        index += (steps) * (ptrdiff_t)sizeof(real);                                                \
     } while (0)
-        while (left >= 0) MULTIPLY(STEPS);
-        if (left + STEPS > 0) MULTIPLY(1);
+        while (index < 0) MULTIPLY(STEPS);
+        if (STEPS > 1 && index == 0) MULTIPLY(1); /* a step is left */
 #undef MULTIPLY
         x += g->run_stride;
         if (--runs == 0) {
