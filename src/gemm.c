@@ -72,15 +72,6 @@ CN_INLINE void add_row(const int nv, vec *sum, const real *a, const vec *w) {
 #endif
 }
 
-/* Rows of x that share a pointer: three, since base, base + ld and base + 2 ld are all addressing
- * modes, and 24 pointers would not fit the integer registers; or all, by columns, where they follow
- * each other. With 16 vector registers few rows in place have one each: those stay, and one index
- * goes along the rows and ends the loop as well. */
-CN_INLINE int rows_of_pointer(const int rows, const int in_place) {
-    if (FEW_REGISTERS && rows > 6) return 3;
-    return !in_place ? rows : FEW_REGISTERS ? 1 : 3;
-}
-
 /* Adds one step's products: a column of x, by a row of the panel. The index is in bytes, so that
  * it is part of an address as it stands. */
 CN_INLINE void add_products(const int rows, const int nv, const int halved, vec sum[24][4],
@@ -196,8 +187,12 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
     const int whole = nv - halved; /* vectors */
     const gemm_rows *restrict g = o->x;
     const ptrdiff_t ld = in_place ? g->ld : 1, step = in_place ? 1 : g->step;
-    const int shared = rows_of_pointer(rows, in_place), pointers = (rows + shared - 1) / shared;
-    const int indexed = in_place && shared == 1;
+    /* Rows of x share a pointer: all of them by columns, where they follow each other; in place
+     * three, since base, base + ld and base + 2 ld are addressing modes and 24 pointers would not
+     * fit the integer registers. Where there is room, pointers stay, and one index goes along the
+     * rows and ends the loop as well. */
+    const int indexed = FEW_REGISTERS ? rows <= 6 : !in_place;
+    const int shared = !indexed ? 3 : in_place ? 1 : rows, pointers = (rows + shared - 1) / shared;
     const ptrdiff_t pitch = o->panel.pitch;
     const real *restrict panel = o->panel.data;
     real *to = o->plain ? y : o->aside;
@@ -219,12 +214,12 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
 
     ptrdiff_t runs = g->runs; /* that are left of a group */
     for (ptrdiff_t run = g->groups * g->runs; run > 0; run--) {
-        const real *row[8] = {x + (indexed ? g->run_length - STEPS + 1 : 0)};
+        const real *row[8] = {x + (indexed ? (g->run_length - STEPS + 1) * step : 0)};
 #pragma GCC unroll 8
         for (int i = 1; i < pointers; i++) row[i] = row[i - 1] + shared * ld;
         /* Counts up to the last turn: its sign, as the addition leaves it, ends the loop. Hidden
          * from the compiler, which would make pointers of it, and work out where those end. */
-        ptrdiff_t index = (STEPS - 1 - g->run_length) * (ptrdiff_t)sizeof(real);
+        ptrdiff_t index = (STEPS - 1 - g->run_length) * step * (ptrdiff_t)sizeof(real);
 #define MULTIPLY(steps)                                                                            \
     do {                                                                                           \
         __asm__("" : "+r"(index));                                                                 \
@@ -235,7 +230,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         _Pragma("GCC unroll 8") for (int i = 0; i < pointers; i++) if (!indexed) row[i] +=         \
             (steps) * step;                                                                        \
         panel += (steps) * pitch;                                                                  \
-        index += (steps) * (ptrdiff_t)sizeof(real);                                                \
+        index += (steps) * step * (ptrdiff_t)sizeof(real);                                         \
     } while (0)
         while (index < 0) MULTIPLY(STEPS);
         if (STEPS > 1 && index == 0) MULTIPLY(1); /* a step is left */
