@@ -72,8 +72,8 @@ CN_INLINE void add_row(const int nv, vec *sum, const real *a, const vec *w) {
 #endif
 }
 
-/* Adds one step's products: a column of x, by a row of the panel. The index is in bytes, so that
- * it is part of an address as it stands. */
+/* Adds one step's products: a column of x, by a row of the panel. The index, from what the pointers
+ * point to, is 0 where those move; in bytes, so that it is part of an address as it stands. */
 CN_INLINE void add_products(const int rows, const int nv, const int halved, vec sum[24][4],
                             half low[24], const real *const *row, const int shared, ptrdiff_t ld,
                             ptrdiff_t at, ptrdiff_t index, const real *restrict panel,
@@ -116,7 +116,7 @@ typedef struct {
     ptrdiff_t last; /* columns of the last vector */
     ptrdiff_t ldy;
     const gemm_epilogue *epilogue;
-    ptrdiff_t ahead; /* tiles from the one that begins to that whose lines of y are asked for */
+    ptrdiff_t ahead; /* lines of y are asked for so many tiles ahead */
     int plain;       /* results are whole vectors, and stored as they are */
     real *aside;     /* otherwise tiles begin and end here: `fetch` fills it, `finish` reads it */
 } product;
@@ -154,16 +154,9 @@ static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, p
     }
 }
 
-/* Sums of so few terms are done before a line comes from memory: theirs are asked for two tiles
- * ahead. */
-enum { FEW_TERMS = 64 };
-CN_INLINE ptrdiff_t tiles_ahead(const gemm_rows *g) {
-    return g->groups * g->runs * g->run_length <= FEW_TERMS ? 2 : 0;
-}
-
-/* `what`, for each vector j of each row of a tile, which begins at `at`. Like those of x, row
- * pointers are made for every third row, and anew each time: the compiler would otherwise work out
- * many addresses beforehand and spill them. */
+/* `what`, for each vector j of each row of a tile, which begins at `at`. Row pointers are made for
+ * every third row, as where x is in place, and anew each time: the compiler would otherwise work
+ * out many addresses beforehand and spill them. */
 #define EACH_VECTOR(rows, nv, y, ldy, what)                                                        \
     do {                                                                                           \
         real *third_ = (y);                                                                        \
@@ -189,8 +182,8 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
     const ptrdiff_t ld = in_place ? g->ld : 1, step = in_place ? 1 : g->step;
     /* Rows of x share a pointer: all of them by columns, where they follow each other; in place
      * three, since base, base + ld and base + 2 ld are addressing modes and 24 pointers would not
-     * fit the integer registers. Where there is room, pointers stay, and one index goes along the
-     * rows and ends the loop as well. */
+     * fit the integer registers. Where there is room, pointers stay at the run's end, and one
+     * negative index goes along the rows. */
     const int indexed = FEW_REGISTERS ? rows <= 6 : !in_place;
     const int shared = !indexed ? 3 : in_place ? 1 : rows, pointers = (rows + shared - 1) / shared;
     const ptrdiff_t pitch = o->panel.pitch;
@@ -202,7 +195,8 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         if (!o->plain) fetch(o, rows, nv, y);
         EACH_VECTOR(rows, nv, to, ldy, sum[i][j] = v_load(at + j * VL));
     } else {
-        /* Asked for now, the lines of y are there when the sums are. */
+        /* Asked for now, the lines of y are there when the sums are, of this tile or a later one.
+         */
         EACH_VECTOR(rows, nv, y + o->ahead * rows * o->ldy, o->ldy, {
             sum[i][j] = (vec){0};
             if (j % (64 / CN_VECTOR_BYTES) == 0) __builtin_prefetch(at + j * VL, 1);
@@ -217,8 +211,9 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         const real *row[8] = {x + (indexed ? (g->run_length - STEPS + 1) * step : 0)};
 #pragma GCC unroll 8
         for (int i = 1; i < pointers; i++) row[i] = row[i - 1] + shared * ld;
-        /* Counts up to the last turn: its sign, as the addition leaves it, ends the loop. Hidden
-         * from the compiler, which would make pointers of it, and work out where those end. */
+        /* Counts up to the last turn, also where pointers move: its sign, as the addition leaves
+         * it, ends the loop. Hidden from the compiler, which would make pointers of it, and work
+         * out where those end. */
         ptrdiff_t index = (STEPS - 1 - g->run_length) * step * (ptrdiff_t)sizeof(real);
 #define MULTIPLY(steps)                                                                            \
     do {                                                                                           \
@@ -227,13 +222,13 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++)                                  \
             add_products(rows, nv, halved, sum, low, row, shared, ld, i * step,                    \
                          indexed ? index : 0, panel + i * pitch, ask, apart);                      \
-        _Pragma("GCC unroll 8") for (int i = 0; i < pointers; i++) if (!indexed) row[i] +=         \
-            (steps) * step;                                                                        \
+        _Pragma("GCC unroll 8") for (int i = 0; i < pointers; i++) row[i] +=                       \
+            indexed ? 0 : (steps) * step;                                                          \
         panel += (steps) * pitch;                                                                  \
         index += (steps) * step * (ptrdiff_t)sizeof(real);                                         \
     } while (0)
         while (index < 0) MULTIPLY(STEPS);
-        if (STEPS > 1 && index == 0) MULTIPLY(1); /* a step is left */
+        if (STEPS > 1 && index == 0) MULTIPLY(1); /* of two, one is left */
 #undef MULTIPLY
         x += g->run_stride;
         if (--runs == 0) {
@@ -353,10 +348,12 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
     };
     ptrdiff_t nv = cn_ceil_div(width, VL), last = width - (nv - 1) * VL;
     int plain = last == VL && !epilogue.bias && !epilogue.relu;
+    /* Done before a line comes from memory. What follows a product's rows is mostly next, too. */
+    int few_terms = g->groups * g->runs * g->run_length <= 64;
     int asks = panel.next && g->step == 1;
     int second = FEW_REGISTERS ? asks : HALVES && last <= VL / 2;
     _Alignas(64) real aside[ACCUMULATORS * VL];
-    product o = {g, panel, last, ldy, &epilogue, tiles_ahead(g), plain, aside};
+    product o = {g, panel, last, ldy, &epilogue, few_terms ? 2 : 0, plain, aside};
     ptrdiff_t at_once = g->block ? GEMM_BLOCK : m;
     for (ptrdiff_t i = 0; i < m; i += at_once)
         panels[nv - 1][second](&o, g->x + i / at_once * g->block, cn_min(at_once, m - i),

@@ -31,7 +31,7 @@ typedef struct {
     ptrdiff_t run_stride; /* from run to run */
     ptrdiff_t runs;
     ptrdiff_t run_length;
-    ptrdiff_t step; /* from l to l+1; either step or ld is 1 */
+    ptrdiff_t step; /* from l to l+1, at least 1; either step or ld is 1 */
     ptrdiff_t groups;
     ptrdiff_t group_stride;
     ptrdiff_t block; /* from block to block of rows, or 0: they lie in none */

@@ -2,8 +2,8 @@
  *
  * The exponentials: Cody-Waite reduction to |r| <= ln(2)/2, then 1 + r + r^2 q(r), q the polynomial
  * whose largest error there, relative to the function's value, is smallest (Remez): below a
- * seventh of an ulp. Errors in all, where the result is normal: v_exp and v_expm1 at most 2 ulp,
- * v_tanh at most 3. */
+ * quarter of an ulp. Errors in all, where the result is normal: at most 2 ulp of v_exp, and of
+ * v_expm1 below 0; 3 of v_expm1 above, and of v_tanh. */
 #ifndef CN_VMATH_H
 #define CN_VMATH_H
 
@@ -38,10 +38,10 @@ CN_INLINE vec v_polynomial(vec r, const real *c, const int count) {
     return y;
 }
 
-/* exp(x) of x up to EXP_MOST, 0 where it is below the smallest normal number, as denormals are
- * flushed while kernels run (cn_float_enter in team.h). NaN stays. x is kept to where k has a
- * power; where that is infinity, in the last of the range (from 88.4 or 709.4 on), AVX-512 still
- * gives exp(x): no kernel tells them apart. */
+/* exp(x) of x up to EXP_MOST, beyond which the result is arbitrary; 0 where it is below the
+ * smallest normal number, as denormals are flushed while kernels run (cn_float_enter in team.h).
+ * NaN stays. x is kept from where k has no power; at the other end, where that is infinity
+ * (from 88.4 or 709.4 on), AVX-512 still gives exp(x): no kernel tells them apart. */
 enum { EXP_MOST = CN_DOUBLE ? 710 : 89, EXP_LEAST = CN_DOUBLE ? -709 : -88 };
 CN_INLINE vec v_exp(vec x) {
 #if CN_DOUBLE

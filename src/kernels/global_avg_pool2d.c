@@ -44,6 +44,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     ptrdiff_t pixels = a->dx.shape[1] * a->dx.shape[2], c = a->dx.shape[3];
     const real *dy = (const real *)a->dy.data + i * c;
     real *dx = (real *)a->dx.data + i * pixels * c;
+    /* The first pixel, and the others like it. */
     V_EACH(j, 0, c, v_store_n(dx + j, v_load_n(dy + j, some) / (real)pixels, some));
     for (ptrdiff_t pixel = 1; pixel < pixels; pixel++)
         V_EACH(j, 0, c, v_store_n(dx + pixel * c + j, v_load_n(dx + j, some), some));

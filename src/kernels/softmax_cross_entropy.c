@@ -40,7 +40,7 @@ static double finite_sum(double sum) {
 CN_INLINE void exponentials(const real *x, real *prob, ptrdiff_t some, real top,
                             wide total[WIDES]) {
     wide part[WIDES];
-    vec e = v_exp(v_load_n(x, some) - top);
+    vec e = v_exp(v_load_n(x, some) - top); /* of at most 0, but for what is dropped below */
     v_store_n(prob, e, some);
     if (some < VL) e = v_select(v_lanes() < (bits)some, e, (vec){0});
     v_widen(e, part);
