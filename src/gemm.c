@@ -155,8 +155,8 @@ static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, p
 }
 
 /* `what`, for each vector j of each row of a tile, which begins at `at`. Row pointers are made for
- * every third row, as where x is in place, and anew each time: the compiler would otherwise work
- * out many addresses beforehand and spill them. */
+ * every third row, and anew each time: the compiler would otherwise work out many addresses
+ * beforehand and spill them. */
 #define EACH_VECTOR(rows, nv, y, ldy, what)                                                        \
     do {                                                                                           \
         real *third_ = (y);                                                                        \
@@ -195,8 +195,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         if (!o->plain) fetch(o, rows, nv, y);
         EACH_VECTOR(rows, nv, to, ldy, sum[i][j] = v_load(at + j * VL));
     } else {
-        /* Asked for now, the lines of y are there when the sums are, of this tile or a later one.
-         */
+        /* Lines of y that are asked for now are there when their tile's sums are. */
         EACH_VECTOR(rows, nv, y + o->ahead * rows * o->ldy, o->ldy, {
             sum[i][j] = (vec){0};
             if (j % (64 / CN_VECTOR_BYTES) == 0) __builtin_prefetch(at + j * VL, 1);

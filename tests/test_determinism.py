@@ -23,7 +23,8 @@ NET = cnn.Sequential(
 )  # fmt: skip
 
 # Of the net above after one epoch on the digits, on the AVX2 level. It changes only when a kernel
-# changes the order of a sum, which is a change of the library's results and must be meant.
+# changes its arithmetic, such as the order of a sum: that changes the library's results and must be
+# meant.
 GOLDEN_AVX2 = {
     "float32": "af55ea40cf0abe2023df800c23bd2f6421f30b4497ca276dd5e5a031ea5814ca",
     "float64": "541b473f94abdbece503282604578e73b049429d3231d85cc8e5bf44ebc74db2",

@@ -33,7 +33,7 @@ def backward(dy: Array, y: Array) -> dict[str, Array]:
 
 
 def forward_bound(x: Array) -> dict[str, Array]:
-    # t / (t + 2) with t = expm1(2 |x|): two ulp of expm1, half one each of the rest.
+    # t / (t + 2) with t = expm1(2 |x|): three ulp of expm1, half one each of the rest.
     return {"y": 4 * abs(forward(x)["y"])}
 
 
