@@ -388,6 +388,13 @@ static void pack_transposed(real *packed, const real *w, ptrdiff_t column, ptrdi
         }
 }
 
+/* A few columns of long rows: no pattern that the processor would fetch ahead by itself. */
+enum { ROWS_AHEAD = 8 };
+CN_INLINE void ask_row(const real *row, ptrdiff_t width) {
+    for (ptrdiff_t j = 0; j < width; j += 64 / (ptrdiff_t)sizeof(real)) __builtin_prefetch(row + j);
+    __builtin_prefetch(row + width - 1);
+}
+
 void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
                    ptrdiff_t width) {
     if (column != 1) {
@@ -396,11 +403,8 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                             cn_min(GEMM_NR, width - j));
         return;
     }
-    /* A few columns of long rows: no pattern that the processor would fetch ahead by itself. */
-    enum { ROWS_AHEAD = 8, LINE = 64 / (int)sizeof(real) };
     for (ptrdiff_t l = 0; l < depth; l++, w += row) {
-        for (ptrdiff_t j = 0; j < width; j += LINE) __builtin_prefetch(w + ROWS_AHEAD * row + j);
-        __builtin_prefetch(w + ROWS_AHEAD * row + width - 1);
+        ask_row(w + ROWS_AHEAD * row, width);
         for (ptrdiff_t first = 0; first < width; first += GEMM_NR) {
             ptrdiff_t end = cn_min(GEMM_NR, width - first);
             const real *from = w + first;
@@ -410,6 +414,22 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
             else
                 V_EACH(j, 0, end, v_store(to + j, v_load_n(from + j, some)));
         }
+    }
+}
+
+void CN(gemm_copy)(real *blocks, const real *x, ptrdiff_t ld, ptrdiff_t steps, ptrdiff_t columns) {
+    ptrdiff_t block = gemm_block_size(steps);
+    /* In ascending order: a whole vector is stored where the next step is to begin. */
+    for (ptrdiff_t l = 0; l < steps; l++, x += ld, blocks += GEMM_BLOCK) {
+        ask_row(x + ROWS_AHEAD * ld, columns);
+        real *to = blocks;
+        ptrdiff_t i = 0;
+        for (; i + GEMM_BLOCK + VL <= columns; i += GEMM_BLOCK, to += block)
+#pragma GCC unroll 6
+            for (int j = 0; j < GEMM_BLOCK; j += VL) v_store(to + j, v_load(x + i + j));
+        for (; i < columns; i += GEMM_BLOCK, to += block)
+            for (ptrdiff_t j = 0; j < cn_min(GEMM_BLOCK, columns - i); j += VL)
+                v_store(to + j, v_load_n(x + i + j, columns - i - j));
     }
 }
 

@@ -114,17 +114,8 @@ CN_INLINE ptrdiff_t gemm_block_size(ptrdiff_t steps) {
     return steps * GEMM_BLOCK + 64 / (ptrdiff_t)sizeof(real);
 }
 
-/* One step of `rows` rows to its place in the first block and those that follow. Steps are copied
- * in ascending order: a whole vector is stored where the next step is to begin. */
-CN_INLINE void gemm_copy_step(real *to, ptrdiff_t block, const real *x, ptrdiff_t rows) {
-    ptrdiff_t i = 0;
-    for (; i + GEMM_BLOCK + VL <= rows; i += GEMM_BLOCK, to += block)
-#pragma GCC unroll 6
-        for (int j = 0; j < GEMM_BLOCK; j += VL) v_store(to + j, v_load(x + i + j));
-    for (; i < rows; i += GEMM_BLOCK, to += block)
-        for (ptrdiff_t j = 0; j < cn_min(GEMM_BLOCK, rows - i); j += VL)
-            v_store(to + j, v_load_n(x + i + j, rows - i - j));
-}
+/* Copies columns of x, `steps` rows of it that lie `ld` apart, to blocks one behind the other. */
+void CN(gemm_copy)(real *blocks, const real *x, ptrdiff_t ld, ptrdiff_t steps, ptrdiff_t columns);
 
 /* y (m, width) from m rows and one panel. */
 void CN(gemm)(const gemm_rows *rows, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,

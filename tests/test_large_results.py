@@ -119,3 +119,12 @@ def test_large_results_have_the_bits_of_small_ones(label, isa):
     for name in past:
         assert np.isfinite(past[name]).all(), name
         assert past[name].tobytes() == ordinary[name].tobytes(), name
+
+
+@pytest.mark.parametrize("isa", levels.available())
+def test_a_batch_too_large_to_copy(isa):
+    """Sums of small whole numbers are exact, in whatever order."""
+    random = np.random.default_rng(0)
+    x, dy = (random.integers(-1, 2, (40_000, size)).astype("float32") for size in (256, 170))
+    gradients = ops.affine.backward(dy=dy, x=x, w=np.zeros((256, 170), "float32"), isa=isa)
+    np.testing.assert_array_equal(gradients["dw"], x.astype(np.float64).T @ dy)

@@ -171,6 +171,20 @@ def test_a_plan_serves_every_batch_up_to_its_capacity(data, net, n):
     assert bits[0] == bits[1]
 
 
+@pytest.mark.parametrize(("n", "capacity"), [(20, 50), (600, 1100)])
+def test_wide_layers_serve_every_batch_up_to_their_capacity(n, capacity):
+    """Whether or not gradients of weights are made of copies, and in parts."""
+    random = np.random.RandomState(0)
+    x = random.standard_normal((n, 25)).astype("float32")
+    y = random.randint(0, 4, n)
+    bits = []
+    for batch_size in (n, capacity):
+        model = cnn.Model([cnn.Affine(460), cnn.ReLU(), cnn.Affine(4)], (25,))
+        cnn.Solver(model, update=cnn.Momentum(1e-2), batch_size=batch_size).step(x, y)
+        bits.append(model.digest())
+    assert bits[0] == bits[1]
+
+
 WIDE = cnn.Sequential(
     [
         cnn.Conv2d(64, 3, padding=1), cnn.BatchNorm(), cnn.ReLU(),

@@ -9,8 +9,8 @@
 enum { DEPTH = 512, ROWS = 256 };
 
 /* Rows at a time where x goes by columns: what a tile meets of x is then as large as its panel, and
- * both are to stay near. Copied, it is smaller. */
-enum { DEPTH_BY_COLUMNS = DEPTH / (GEMM_TOGETHER > 1 ? 4 : 2), DEPTH_COPIED = DEPTH / 2 };
+ * both are to stay near. */
+enum { DEPTH_BY_COLUMNS = DEPTH / (GEMM_TOGETHER > 1 ? 4 : 2) };
 
 /* Blocks of `rows` rows, with as many columns as `strips` hold: some 16 chunks where there is
  * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold.
@@ -23,7 +23,7 @@ static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t strips, ptrdiff_t depth) {
     return cn_clamp(cn_ceil_div(16, strips), least, most);
 }
 
-/* The chunk's block of rows and strip, or group of strips. Threads take chunks that follow each
+/* The chunk's block of rows and strip. Threads take chunks that follow each
  * other: of the larger of the two operands each meets its own part. */
 typedef struct {
     ptrdiff_t block, strip;
@@ -40,71 +40,31 @@ typedef struct {
     ptrdiff_t row, column;
 } matrix;
 
-/* Columns of x touch as many lines as the sum has terms, which a power of two between them puts
- * into a few sets of the caches. Where the sum is long, the longer the wider a panel is, since x is
- * read once for each, columns are copied to blocks, for several strips. */
-static int far_apart(ptrdiff_t column, ptrdiff_t depth) {
-    return column * (ptrdiff_t)sizeof(real) % 1024 == 0 && depth > GEMM_NR * GEMM_NR / 16;
-}
-
-/* Strips for which columns are copied once: 1024 columns of the result, fewer where each strip is
- * packed for the rows of a chunk, and fewer where that would leave few chunks. */
-static ptrdiff_t strips_together(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t depth) {
-    ptrdiff_t strips = gemm_strips(columns);
-    ptrdiff_t most = (gemm_rows_near(columns) ? 1024 : 256) / GEMM_STRIP;
-    ptrdiff_t together = far_apart(rows, depth) ? most : 1;
-    while (together > 1) {
-        ptrdiff_t groups = cn_ceil_div(strips, together);
-        if (groups * row_blocks(rows, groups, depth) >= 16) break;
-        together /= 2;
-    }
-    return together;
-}
-
-/* y = x w + bias: rows from .. to of x, all of the depth, and `strips` strips of w's columns from
- * the first. x is (rows, depth) with one step 1; y begins with row `from` and the first strip. */
-static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t first,
-                    ptrdiff_t strips, const real *bias, int relu, real *y, ptrdiff_t pitch,
-                    ptrdiff_t from, ptrdiff_t to, real *packed) {
-    int copied = far_apart(x.column, depth);
-    ptrdiff_t most = x.column == 1 ? DEPTH : copied ? DEPTH_COPIED : DEPTH_BY_COLUMNS;
+/* y = x w + bias: rows from .. to of x, all of the depth, and one strip of w's columns. x is
+ * (rows, depth) with one step 1; y begins with row `from` and the strip. */
+static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t strip,
+                    const real *bias, int relu, real *y, ptrdiff_t pitch, ptrdiff_t from,
+                    ptrdiff_t to, real *packed) {
+    ptrdiff_t most = x.column == 1 ? DEPTH : DEPTH_BY_COLUMNS;
     ptrdiff_t at_once = cn_ceil_div(depth, cn_ceil_div(depth, most));
-    real *blocks = packed + DEPTH * GEMM_STRIP;
-    ptrdiff_t end = cn_min(columns, (first + strips) * GEMM_STRIP);
+    ptrdiff_t first = strip * GEMM_STRIP, width = cn_min(GEMM_STRIP, columns - first);
     for (ptrdiff_t l = 0; l < depth; l += at_once) {
         ptrdiff_t some = cn_min(at_once, depth - l);
         int last = l + some == depth;
-        const real *left = x.data + from * x.row + l * x.column;
-        gemm_rows rows = {left, x.row, 0, 1, some, x.column, 1, 0, 0};
-        if (copied) {
-            ptrdiff_t block = gemm_block_size(some);
-            for (ptrdiff_t i = 0; i < some; i++)
-                gemm_copy_step(blocks + i * GEMM_BLOCK, block, left + i * x.column, to - from);
-            rows = (gemm_rows){blocks, 1, 0, 1, some, GEMM_BLOCK, 1, 0, block};
-        }
-        for (ptrdiff_t j = first * GEMM_STRIP; j < end; j += GEMM_STRIP) {
-            ptrdiff_t width = cn_min(GEMM_STRIP, end - j);
-            const real *right = w.data + l * w.row + j * w.column;
-            gemm_columns strip =
-                CN(gemm_columns_of)(packed, right, w.row, w.column, some, width, to - from, !last);
-            for (ptrdiff_t i = j; i < j + width; i += GEMM_NR) {
-                gemm_panel panel = gemm_panel_at(&strip, i - j);
-                /* With 16 registers asking costs a variant, for what comes from far away; and each
-                 * block would ask anew. */
-                if (strip.pitch && GEMM_NV == 4 && !copied)
-                    panel.next = last ? w.data + i + GEMM_NR : panel.data + some * w.row;
-                gemm_epilogue epilogue = {last && bias ? bias + i : NULL, last && relu, l > 0};
-                CN(gemm)(&rows, to - from, panel, cn_min(GEMM_NR, end - i),
-                         y + i - first * GEMM_STRIP, pitch, epilogue);
-            }
+        gemm_rows rows = {
+            x.data + from * x.row + l * x.column, x.row, 0, 1, some, x.column, 1, 0, 0};
+        const real *right = w.data + l * w.row + first * w.column;
+        gemm_columns met =
+            CN(gemm_columns_of)(packed, right, w.row, w.column, some, width, to - from, !last);
+        for (ptrdiff_t j = 0; j < width; j += GEMM_NR) {
+            gemm_panel panel = gemm_panel_at(&met, j);
+            /* With 16 registers asking costs a variant, for what comes from far away. */
+            if (met.pitch && GEMM_NV == 4)
+                panel.next = last ? w.data + first + j + GEMM_NR : panel.data + some * w.row;
+            gemm_epilogue epilogue = {last && bias ? bias + first + j : NULL, last && relu, l > 0};
+            CN(gemm)(&rows, to - from, panel, cn_min(GEMM_NR, width - j), y + j, pitch, epilogue);
         }
     }
-}
-
-static ptrdiff_t backward_scratch(const void *args) {
-    (void)args;
-    ptrdiff_t blocks = cn_ceil_div(ROWS, GEMM_BLOCK) * gemm_block_size(DEPTH_COPIED);
-    return (DEPTH * GEMM_STRIP + blocks) * (ptrdiff_t)sizeof(real);
 }
 
 static const char *forward_check(const void *args) {
@@ -165,7 +125,7 @@ static void forward_product(const affine_forward *a, ptrdiff_t part, ptrdiff_t s
     ptrdiff_t first = cn_part(d, parts, part), depth = cn_part(d, parts, part + 1) - first;
     int whole = parts == 1;
     product((matrix){(const real *)a->x.data + first, d, 1},
-            (matrix){(const real *)a->w.data + first * m, m, 1}, depth, m, strip, 1,
+            (matrix){(const real *)a->w.data + first * m, m, 1}, depth, m, strip,
             whole ? a->b.data : NULL, whole && a->relu, y, pitch, from, to, scratch);
 }
 
@@ -223,33 +183,57 @@ static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chu
            cn_min(rows_combined(a), step->n - from), m, (real *)a->y.data + from * m);
 }
 
-/* Backward: stage 0 makes dx, dw and db, or parts of the sums over a long batch, which stage 1
- * adds up. */
+/* Backward: stage 0 copies what dw's sums read again and again: columns of x to blocks, dy to
+ * panels. Stage 1 makes dx, dw and db, or parts of the sums over a long batch, which stage 2 adds
+ * up. */
 
 typedef struct {
     ptrdiff_t d, m;
     ptrdiff_t weight_blocks;             /* blocks of rows of dw */
-    ptrdiff_t together, strip_groups;    /* strips of dw's columns that a chunk makes */
     ptrdiff_t parts;                     /* of dw's sums over the batch, at most */
+    int copies;                          /* whether dw is made of them */
     ptrdiff_t dw_parts, db_parts, bytes; /* offsets in the workspace, and its size */
+    ptrdiff_t x_blocks, dy_panels;
 } backward_layout;
 
-/* Examples that one part of dw sums over, at least. */
-enum { PART = 256 };
+/* Examples that a part of dw sums over, at least, and chunks that are enough for many threads. */
+enum { PART = 256, ENOUGH = 64 };
+
+/* Examples that are read at a time of copies: a chunk's rows of them fit the second cache. */
+enum { DEPTH_COPIED = DEPTH / 2 };
+
+/* Columns of x touch as many lines as there are examples, which a power of two between them puts
+ * into a few sets of the caches, and each panel of dw reads them once: copies pay for many panels
+ * and, where the sets are few, for long sums, the longer the wider a panel is. Those of a batch
+ * that is most of a dataset would be too large. */
+enum { MANY_PANELS = 8, FEW_EXAMPLES = 32, MOST_COPIED = 64 << 20 };
+static int copies_pay(ptrdiff_t n, ptrdiff_t d, ptrdiff_t m) {
+    int few_sets = d * (ptrdiff_t)sizeof(real) % 1024 == 0;
+    int long_sums = few_sets && n > GEMM_NR * GEMM_NR / 16;
+    return (long_sums || (gemm_panels(m) >= MANY_PANELS && n > FEW_EXAMPLES)) &&
+           n * (d + m) <= MOST_COPIED / (ptrdiff_t)sizeof(real);
+}
 
 static backward_layout layout_of(const affine_backward *a) {
     backward_layout o;
-    ptrdiff_t n = a->x.shape[0];
+    ptrdiff_t n = a->x.shape[0], bytes = (ptrdiff_t)sizeof(real);
     o.d = a->w.shape[0];
     o.m = a->w.shape[1];
-    o.together = strips_together(o.d, o.m, n);
-    o.strip_groups = cn_ceil_div(gemm_strips(o.m), o.together);
-    o.weight_blocks = row_blocks(o.d, o.strip_groups, n);
-    o.parts = cn_clamp(64 / (o.weight_blocks * o.strip_groups), 1,
+    ptrdiff_t strips = gemm_strips(o.m);
+    o.copies = cn_present(a->dw) && copies_pay(n, o.d, o.m);
+    /* Copied already, few rows cost a chunk nothing: parts only where those are not enough chunks,
+     * whatever the batch. */
+    ptrdiff_t most = cn_ceil_div(o.d, 2 * GEMM_BLOCK);
+    o.weight_blocks = o.copies ? cn_clamp(ENOUGH / strips, cn_ceil_div(o.d, ROWS), most)
+                               : row_blocks(o.d, strips, n);
+    o.parts = cn_clamp(ENOUGH / (most * strips), 1,
                        cn_clamp((4 << 20) / (o.d * o.m * 8), 1, cn_max(1, n / PART)));
     o.dw_parts = 0;
-    o.db_parts = o.parts > 1 ? cn_round_up(o.parts * o.d * o.m * (ptrdiff_t)sizeof(real), 64) : 0;
-    o.bytes = o.db_parts + reduce_parts(n) * o.m * (ptrdiff_t)sizeof(double);
+    o.db_parts = o.parts > 1 ? cn_round_up(o.parts * o.d * o.m * bytes, 64) : 0;
+    o.x_blocks = o.db_parts + cn_round_up(reduce_parts(n) * o.m * (ptrdiff_t)sizeof(double), 64);
+    ptrdiff_t blocks = o.copies ? cn_ceil_div(o.d, GEMM_BLOCK) * gemm_block_size(n) : 0;
+    o.dy_panels = o.x_blocks + cn_round_up(blocks * bytes, 64);
+    o.bytes = o.dy_panels + (o.copies ? gemm_packed_size(n, o.m) * bytes : 0);
     return o;
 }
 
@@ -266,7 +250,7 @@ static ptrdiff_t dx_chunks(const affine_backward *a, backward_layout o, ptrdiff_
 }
 
 static ptrdiff_t dw_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
-    return cn_present(a->dw) ? active_parts(o, n) * o.weight_blocks * o.strip_groups : 0;
+    return cn_present(a->dw) ? active_parts(o, n) * o.weight_blocks * gemm_strips(o.m) : 0;
 }
 
 static const char *backward_check(const void *args) {
@@ -283,6 +267,37 @@ static const char *backward_check(const void *args) {
 
 static ptrdiff_t backward_workspace(const void *args) { return layout_of(args).bytes; }
 
+/* Columns of x that a chunk copies; of dy it is a strip. */
+enum { COLUMNS_COPIED = 8 * GEMM_BLOCK };
+
+static ptrdiff_t copy_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    backward_layout o = layout_of(args);
+    return o.copies ? cn_ceil_div(o.d, COLUMNS_COPIED) + gemm_strips(o.m) : 0;
+}
+
+static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const affine_backward *a = args;
+    backward_layout o = layout_of(a);
+    ptrdiff_t n = step->n, first = cn_ceil_div(o.d, COLUMNS_COPIED);
+    char *workspace = a->head.workspace;
+    if (chunk < first) {
+        ptrdiff_t j = chunk * COLUMNS_COPIED;
+        CN(gemm_copy)((real *)(workspace + o.x_blocks) + j / GEMM_BLOCK * gemm_block_size(n),
+                      (const real *)a->x.data + j, o.d, n, cn_min(COLUMNS_COPIED, o.d - j));
+    } else {
+        ptrdiff_t j = (chunk - first) * GEMM_STRIP;
+        CN(gemm_pack)((real *)(workspace + o.dy_panels) + n * j, (const real *)a->dy.data + j, o.m,
+                      1, n, cn_min(GEMM_STRIP, o.m - j));
+    }
+}
+
+static ptrdiff_t backward_scratch(const void *args) {
+    (void)args;
+    return DEPTH * GEMM_STRIP * (ptrdiff_t)sizeof(real);
+}
+
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
@@ -294,22 +309,51 @@ static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
     ptrdiff_t strips = gemm_strips(o.d), blocks = dx_blocks(o, n);
     place at = place_of(chunk, n, o.d, blocks, strips);
     ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
-    product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, at.strip, 1, NULL,
-            0, (real *)a->dx.data + from * o.d + at.strip * GEMM_STRIP, o.d, from, to, scratch);
+    product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, at.strip, NULL, 0,
+            (real *)a->dx.data + from * o.d + at.strip * GEMM_STRIP, o.d, from, to, scratch);
+}
+
+/* Rows of dw before a block of them: x's copy has them by GEMM_BLOCK. */
+static ptrdiff_t rows_before(backward_layout o, ptrdiff_t block) {
+    return cn_min(o.d, GEMM_BLOCK * cn_part(cn_ceil_div(o.d, GEMM_BLOCK), o.weight_blocks, block));
+}
+
+/* Rows row .. end of a strip of dw, summed over examples from .. to of n, from the copies. */
+static void product_of_copies(backward_layout o, const char *workspace, ptrdiff_t n, ptrdiff_t from,
+                              ptrdiff_t to, ptrdiff_t row, ptrdiff_t end, ptrdiff_t strip,
+                              real *dw) {
+    ptrdiff_t block = gemm_block_size(n), first = strip * GEMM_STRIP;
+    const real *x = (const real *)(workspace + o.x_blocks) + row / GEMM_BLOCK * block;
+    gemm_columns dy = {(const real *)(workspace + o.dy_panels) + n * first, 0, n,
+                       cn_min(GEMM_STRIP, o.m - first)};
+    ptrdiff_t at_once = cn_ceil_div(to - from, cn_ceil_div(to - from, DEPTH_COPIED));
+    for (ptrdiff_t l = from; l < to; l += at_once) {
+        gemm_rows rows = {x + l * GEMM_BLOCK, 1, 0, 1,    cn_min(at_once, to - l),
+                          GEMM_BLOCK,         1, 0, block};
+        for (ptrdiff_t j = 0; j < dy.width; j += GEMM_NR) {
+            gemm_panel panel = gemm_panel_at(&dy, j);
+            panel.data += l * panel.pitch;
+            CN(gemm)(&rows, end - row, panel, cn_min(GEMM_NR, dy.width - j), dw + j, o.m,
+                     (gemm_epilogue){NULL, 0, l > from});
+        }
+    }
 }
 
 static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
     ptrdiff_t parts = active_parts(o, n), part = chunk % parts;
-    place at = place_of(chunk / parts, o.d, o.m, o.weight_blocks, o.strip_groups);
+    place at = place_of(chunk / parts, o.d, o.m, o.weight_blocks, gemm_strips(o.m));
     ptrdiff_t from = cn_part(n, parts, part), to = cn_part(n, parts, part + 1);
-    real *out = parts > 1 ? (real *)((char *)a->head.workspace + o.dw_parts) + part * o.d * o.m
-                          : a->dw.data;
-    ptrdiff_t first = at.strip * o.together, row = cn_part(o.d, o.weight_blocks, at.block);
-    product((matrix){(const real *)a->x.data + from * o.d, 1, o.d},
-            (matrix){(const real *)a->dy.data + from * o.m, o.m, 1}, to - from, o.m, first,
-            o.together, NULL, 0, out + row * o.m + first * GEMM_STRIP, o.m, row,
-            cn_part(o.d, o.weight_blocks, at.block + 1), scratch);
+    char *workspace = a->head.workspace;
+    real *out = parts > 1 ? (real *)(workspace + o.dw_parts) + part * o.d * o.m : a->dw.data;
+    ptrdiff_t row = rows_before(o, at.block), end = rows_before(o, at.block + 1);
+    out += row * o.m + at.strip * GEMM_STRIP;
+    if (o.copies)
+        product_of_copies(o, workspace, n, from, to, row, end, at.strip, out);
+    else
+        product((matrix){(const real *)a->x.data + from * o.d, 1, o.d},
+                (matrix){(const real *)a->dy.data + from * o.m, o.m, 1}, to - from, o.m, at.strip,
+                NULL, 0, out, o.m, row, end, scratch);
 }
 
 static void db_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t part) {
@@ -373,7 +417,7 @@ static const cn_kernel backward = {
     .check = backward_check,
     .workspace = backward_workspace,
     .scratch = backward_scratch,
-    .stages = {{backward_chunks, backward_run}, {combine_chunks, combine}},
+    .stages = {{copy_chunks, copy_run}, {backward_chunks, backward_run}, {combine_chunks, combine}},
 };
 #undef CN_ARGS_TYPE
 
