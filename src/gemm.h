@@ -114,8 +114,9 @@ CN_INLINE ptrdiff_t gemm_block_size(ptrdiff_t steps) {
     return steps * GEMM_BLOCK + 64 / (ptrdiff_t)sizeof(real);
 }
 
-/* Copies columns of x, `steps` rows of it that lie `ld` apart, to blocks one behind the other. */
-void CN(gemm_copy)(real *blocks, const real *x, ptrdiff_t ld, ptrdiff_t steps, ptrdiff_t columns);
+/* Copies columns of x, `steps` rows of it that lie `ld` apart, to blocks that lie `block` apart. */
+void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, ptrdiff_t steps,
+                   ptrdiff_t columns);
 
 /* y (m, width) from m rows and one panel. */
 void CN(gemm)(const gemm_rows *rows, ptrdiff_t m, gemm_panel panel, ptrdiff_t width, real *y,

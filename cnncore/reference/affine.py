@@ -41,7 +41,8 @@ def forward_bound(x: Array, w: Array, b: Array | None = None) -> dict[str, Array
 
 def backward_bound(dy: Array, x: Array, w: Array) -> dict[str, Array]:
     size = backward(abs(dy), abs(x), abs(w))
-    return {name: (max(w.shape[1], len(x)) + 2) * value for name, value in size.items()}
+    length = {"dx": w.shape[1]}
+    return {name: (length.get(name, len(x)) + 2) * value for name, value in size.items()}
 
 
 def cost(x: Shape, w: Shape, b: Shape | None = None) -> tuple[int, int]:

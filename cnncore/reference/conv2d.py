@@ -82,8 +82,8 @@ def backward_bound(
     dy: Array, x: Array, w: Array, stride: Any = 1, padding: Any = 0
 ) -> dict[str, Array]:
     size = backward(abs(dy), abs(x), abs(w), stride, padding)
-    length = max(prod(dy.shape[:3]), w.shape[0] * w.shape[1] * w.shape[3]) + 2
-    return {name: length * value for name, value in size.items()}
+    length = {"dx": w.shape[0] * w.shape[1] * w.shape[3]}
+    return {name: (length.get(name, prod(dy.shape[:3])) + 2) * a for name, a in size.items()}
 
 
 def cost(
@@ -97,6 +97,13 @@ def _case(name: str, x: Shape, filters: Shape, bias: bool = True, **attributes: 
     w = (filters[0], filters[1], x[3], filters[2])
     arrays: dict[str, Any] = {"x": x, "w": w} | ({"b": (w[3],)} if bias else {})
     return Case(name, arrays, attributes)
+
+
+def _many(name: str, x: Shape, filter: tuple[int, int], **attributes: Any) -> Case:
+    """Most of w is 0: the bound of full sums as long would also allow for mistakes."""
+    place = np.arange(prod(filter) * x[3] * 516)
+    w = np.where(place % 61 == 0, np.cos(place), 0).reshape(*filter, x[3], 516)
+    return Case(name, {"x": x, "w": w, "b": (516,)}, attributes)
 
 
 CASES = [
@@ -121,4 +128,8 @@ CASES = [
     _case("several panels", (2, 4, 5, 70), (3, 3, 70), padding=1),
     _case("tall", (1, 70, 3, 2), (7, 3, 33), padding=1),
     _case("batch in parts", (9, 6, 6, 4), (3, 3, 8), padding=1),
+    _many("many filters", (23, 3, 4, 25), (3, 2), padding=1),
+    _many("many filters, rows in blocks", (1, 20, 17, 27), (2, 3), padding=1),
+    _many("many filters, strides", (3, 9, 10, 24), (3, 4), stride=(2, 3), padding=(3, 5)),
+    _many("many filters, stride beyond them", (2, 7, 8, 36), (2, 1), stride=3),
 ]

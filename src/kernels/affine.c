@@ -284,7 +284,8 @@ static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, voi
     char *workspace = a->head.workspace;
     if (chunk < first) {
         ptrdiff_t j = chunk * COLUMNS_COPIED;
-        CN(gemm_copy)((real *)(workspace + o.x_blocks) + j / GEMM_BLOCK * gemm_block_size(n),
+        ptrdiff_t block = gemm_block_size(n);
+        CN(gemm_copy)((real *)(workspace + o.x_blocks) + j / GEMM_BLOCK * block, block,
                       (const real *)a->x.data + j, o.d, n, cn_min(COLUMNS_COPIED, o.d - j));
     } else {
         ptrdiff_t j = (chunk - first) * GEMM_STRIP;

@@ -430,6 +430,7 @@ typedef struct {
     ptrdiff_t parts;                     /* of the reduction over the batch, at most */
     ptrdiff_t dw_parts, db_parts, bytes; /* workspace, behind the packed filters */
     ptrdiff_t packed_dy, scratch;        /* a thread's scratch: window of x, then dy */
+    int copies; /* whether dw is made of planes; panels of dy are where its parts would be */
 } backward_layout;
 
 static geometry backward_geometry(const conv2d_backward *a) {
@@ -442,17 +443,55 @@ static int apart(const conv2d_backward *a) {
     return cn_present(a->dx) && cn_present(a->dw) && a->winograd_dx && a->winograd_dw;
 }
 
+/* Where filters are many, a chunk of dw is a few channels of x, for all pixels, taps and filters.
+ * It copies them to blocks (gemm.h): for each column of the filter the pixels which that column
+ * meets, row by row, so that what a tap meets of an image is one run. Rows that the filter moves
+ * along by several at once are as many planes, along which it moves by one. Few filters do not pay
+ * for the copies; with 16 registers, which read x more often, fewer do. */
+enum { MANY_FILTERS = GEMM_NV == 2 ? 256 : 512, FEW_CHANNELS = 2 * GEMM_BLOCK };
+static int copies_pay(const geometry *g) {
+    return g->k >= MANY_FILTERS && g->c >= FEW_CHANNELS && g->r * g->s > 1;
+}
+
+static ptrdiff_t channel_groups(const geometry *g) {
+    return cn_min(cn_ceil_div(g->c, GEMM_BLOCK), ENOUGH);
+}
+
+/* Images at a time, of those that have fewer pixels than weight_block wants. */
+static ptrdiff_t copied_images(const geometry *g) {
+    return cn_max(1, weight_block(g) < g->p ? 1 : 256 / (g->p * g->q));
+}
+
+/* Rows of a plane, under some rows of dy. */
+static ptrdiff_t plane_rows(const geometry *g, ptrdiff_t rows, ptrdiff_t phase) {
+    return rows + phase_taps(g->r, g->stride_h, phase) - 1;
+}
+
+/* Pixels before the planes of column s and a phase; before those of column g->s are all. */
+static ptrdiff_t pixels_before(const geometry *g, ptrdiff_t images, ptrdiff_t rows, ptrdiff_t s,
+                               ptrdiff_t phase) {
+    ptrdiff_t before = 0, column = 0;
+    for (ptrdiff_t i = 0; i < phases(g->r, g->stride_h); i++) {
+        if (i < phase) before += plane_rows(g, rows, i);
+        column += plane_rows(g, rows, i);
+    }
+    return (s * column + before) * images * g->q;
+}
+
 static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     backward_layout o;
     ptrdiff_t real_bytes = (ptrdiff_t)sizeof(real);
     o.filter_rows = g->r * g->s * g->c;
     o.weights = gemm_packed_size(o.filter_rows, g->k);
     ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), ENOUGH);
-    o.parts = cn_min(parts, cn_max(1, (4 << 20) / (o.weights * 8)));
+    o.copies = cn_present(a->dw) && !a->winograd_dw && copies_pay(g);
+    o.parts = o.copies ? 1 : cn_min(parts, cn_max(1, (4 << 20) / (o.weights * 8)));
     winograd dw = winograd_of(g, g->n, a->winograd_dw), dx = winograd_dx(g, g->n, a->winograd_dx);
     ptrdiff_t packed =
         dx.m ? CN(winograd_filter_size)(&dx) : gemm_packed_size(g->r * g->s * g->k, g->c);
-    ptrdiff_t sums = dw.m ? CN(winograd_weights_size)(&dw) : o.parts * o.weights;
+    ptrdiff_t sums = dw.m       ? CN(winograd_weights_size)(&dw)
+                     : o.copies ? gemm_packed_size(g->n * g->p * g->q, g->k)
+                                : o.parts * o.weights;
     ptrdiff_t filters = cn_present(a->dx) ? cn_round_up(packed * real_bytes, 64) : 0;
     o.dw_parts = apart(a) ? 0 : filters;
     o.db_parts = cn_max(filters, o.dw_parts + cn_round_up(sums * real_bytes, 64));
@@ -462,6 +501,11 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     o.packed_dy = cn_round_up(images * window_bytes(input_window(g, 0, block), g->c), 64);
     ptrdiff_t strip = cn_min(GEMM_STRIP, cn_round_up(g->k, VL));
     o.scratch = o.packed_dy + images * block * g->q * strip * real_bytes;
+    if (o.copies) {
+        ptrdiff_t pixels = pixels_before(g, copied_images(g), block, g->s, 0);
+        ptrdiff_t blocks = cn_ceil_div(cn_ceil_div(g->c, GEMM_BLOCK), channel_groups(g));
+        o.scratch = blocks * gemm_block_size(pixels) * real_bytes;
+    }
     if (cn_present(a->dx)) {
         ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
         ptrdiff_t under = window_bytes(dy_window(g, 0, rows + g->stride_h), g->k);
@@ -483,7 +527,7 @@ static ptrdiff_t strip_groups(const geometry *g, backward_layout o, ptrdiff_t n)
 /* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
  * that write beside each other would get in each other's way. */
 static int sums_are_dw(const geometry *g, backward_layout o, ptrdiff_t n) {
-    return active_parts(o, n) == 1 && gemm_panels(g->k) == 1;
+    return o.copies || (active_parts(o, n) == 1 && gemm_panels(g->k) == 1);
 }
 
 static const char *backward_check(const void *args) {
@@ -508,20 +552,31 @@ static ptrdiff_t backward_scratch(const void *args) {
     return layout_of(args, &g).scratch;
 }
 
-static ptrdiff_t backward_pack_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    const conv2d_backward *a = args;
-    geometry g = backward_geometry(a);
-    winograd o = winograd_dx(&g, g.n, a->winograd_dx);
+static ptrdiff_t filter_chunks(const conv2d_backward *a, const geometry *g) {
+    winograd o = winograd_dx(g, g->n, a->winograd_dx);
     if (!cn_present(a->dx)) return 0;
     if (a->winograd_dx) return CN(winograd_filter_chunks)(&o);
-    return phases(g.r, g.stride_h) * phases(g.s, g.stride_w);
+    return phases(g->r, g->stride_h) * phases(g->s, g->stride_w);
+}
+
+static ptrdiff_t backward_pack_chunks(const void *args, ptrdiff_t n) {
+    (void)n;
+    geometry g = backward_geometry(args);
+    return filter_chunks(args, &g) + (layout_of(args, &g).copies ? gemm_strips(g.k) : 0);
 }
 
 static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
-    (void)step, (void)scratch;
+    (void)scratch;
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
+    ptrdiff_t filters = filter_chunks(a, &g);
+    if (chunk >= filters) {
+        ptrdiff_t j = (chunk - filters) * GEMM_STRIP, pixels = step->n * g.p * g.q;
+        real *panels = (real *)((char *)a->head.workspace + layout_of(a, &g).dw_parts);
+        CN(gemm_pack)(panels + pixels * j, (const real *)a->dy.data + j, g.k, 1, pixels,
+                      cn_min(GEMM_STRIP, g.k - j));
+        return;
+    }
     if (a->winograd_dx) {
         winograd o = winograd_dx(&g, g.n, a->winograd_dx);
         CN(winograd_filter)(&o, a->w.data, 1, a->head.workspace, chunk);
@@ -541,6 +596,7 @@ static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, backward
                            ptrdiff_t n) {
     winograd dw = winograd_of(g, n, a->winograd_dw);
     if (!cn_present(a->dw)) return 0;
+    if (o.copies) return channel_groups(g);
     return a->winograd_dw ? CN(winograd_weights_chunks)(&dw)
                           : active_parts(o, n) * strip_groups(g, o, n);
 }
@@ -616,6 +672,75 @@ static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, gemm_p
         CN(gemm)(&pixels, taps, panel, width, out, pitch, (gemm_epilogue){NULL, 0, accumulate});
 }
 
+/* Zeros for some pixels outside the image. */
+static void put_border(real *blocks, ptrdiff_t block, ptrdiff_t channels, ptrdiff_t pixels) {
+    for (ptrdiff_t i = 0; i < channels; i += GEMM_BLOCK, blocks += block)
+        memset(blocks, 0, (size_t)(pixels * GEMM_BLOCK) * sizeof(real));
+}
+
+/* Some channels of images, which begin at x, as planes. */
+static void copy_planes(const geometry *g, const real *x, ptrdiff_t channels, ptrdiff_t images,
+                        ptrdiff_t p0, ptrdiff_t rows, real *blocks, ptrdiff_t block) {
+    for (ptrdiff_t s = 0; s < g->s; s++) {
+        ptrdiff_t first = s - g->left; /* pixel of a row, and what lies inside it of g->q */
+        ptrdiff_t left = cn_clamp(cn_ceil_div(-first, g->stride_w), 0, g->q);
+        ptrdiff_t right = cn_clamp(cn_ceil_div(g->w - first, g->stride_w), left, g->q);
+        for (ptrdiff_t phase = 0; phase < phases(g->r, g->stride_h); phase++) {
+            ptrdiff_t plane = plane_rows(g, rows, phase);
+            for (ptrdiff_t i = 0; i < images * plane; i++, blocks += g->q * GEMM_BLOCK) {
+                ptrdiff_t row = (p0 + i % plane) * g->stride_h + phase - g->top;
+                ptrdiff_t begin = row < 0 || row >= g->h ? right : left;
+                ptrdiff_t pixel = (i / plane * g->h + row) * g->w + first + begin * g->stride_w;
+                put_border(blocks, block, channels, begin);
+                if (begin < right)
+                    CN(gemm_copy)(blocks + begin * GEMM_BLOCK, block, x + pixel * g->c,
+                                  g->stride_w * g->c, right - begin, channels);
+                put_border(blocks + right * GEMM_BLOCK, block, channels, g->q - right);
+            }
+        }
+    }
+}
+
+/* All taps and filters of a chunk's channels, summed over all pixels. */
+static void dw_of_copies(const conv2d_backward *a, const geometry *g, backward_layout o,
+                         ptrdiff_t n, ptrdiff_t chunk, real *planes) {
+    ptrdiff_t all = cn_ceil_div(g->c, GEMM_BLOCK), groups = channel_groups(g);
+    ptrdiff_t channel = cn_part(all, groups, chunk) * GEMM_BLOCK;
+    ptrdiff_t channels = cn_min(g->c, cn_part(all, groups, chunk + 1) * GEMM_BLOCK) - channel;
+    gemm_columns dy = {(const real *)((const char *)a->head.workspace + o.dw_parts), 0,
+                       n * g->p * g->q, g->k};
+    ptrdiff_t most = weight_block(g), together = copied_images(g);
+    for (ptrdiff_t image = 0, images; image < n; image += images) {
+        images = cn_min(together, n - image);
+        for (ptrdiff_t p0 = 0, rows; p0 < g->p; p0 += rows) {
+            rows = cn_min(most, g->p - p0);
+            ptrdiff_t block = gemm_block_size(pixels_before(g, images, rows, g->s, 0));
+            copy_planes(g, (const real *)a->x.data + image * g->h * g->w * g->c + channel, channels,
+                        images, p0, rows, planes, block);
+            for (ptrdiff_t j = 0; j < g->k; j += GEMM_NR) {
+                gemm_panel panel = gemm_panel_at(&dy, j);
+                panel.data += (image * g->p + p0) * g->q * panel.pitch;
+                for (ptrdiff_t tap = 0; tap < g->r * g->s; tap++) {
+                    ptrdiff_t r = tap / g->s, phase = r % g->stride_h;
+                    ptrdiff_t before = pixels_before(g, images, rows, tap % g->s, phase);
+                    gemm_rows met = {planes + (before + r / g->stride_h * g->q) * GEMM_BLOCK,
+                                     1,
+                                     0,
+                                     1,
+                                     rows * g->q,
+                                     GEMM_BLOCK,
+                                     images,
+                                     plane_rows(g, rows, phase) * g->q * GEMM_BLOCK,
+                                     block};
+                    CN(gemm)(&met, channels, panel, cn_min(GEMM_NR, g->k - j),
+                             (real *)a->dw.data + (tap * g->c + channel) * g->k + j, g->k,
+                             (gemm_epilogue){NULL, 0, image + p0 > 0});
+                }
+            }
+        }
+    }
+}
+
 static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout o, ptrdiff_t n,
                    ptrdiff_t chunk, char *scratch) {
     if (a->winograd_dw) {
@@ -623,6 +748,10 @@ static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout 
         CN(winograd_weights)(&dw, a->x.data, a->dy.data,
                              (real *)((char *)a->head.workspace + o.dw_parts), chunk,
                              (real *)scratch);
+        return;
+    }
+    if (o.copies) {
+        dw_of_copies(a, g, o, n, chunk, (real *)scratch);
         return;
     }
     ptrdiff_t strips = gemm_strips(g->k), groups = strip_groups(g, o, n), group = chunk % groups;
