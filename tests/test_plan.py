@@ -175,11 +175,11 @@ def test_a_plan_serves_every_batch_up_to_its_capacity(data, net, n):
 def test_wide_layers_serve_every_batch_up_to_their_capacity(n, capacity):
     """Whether or not gradients of weights are made of copies, and in parts."""
     random = np.random.RandomState(0)
-    x = random.standard_normal((n, 25)).astype("float32")
+    x = random.standard_normal((n, 65)).astype("float32")
     y = random.randint(0, 4, n)
     bits = []
     for batch_size in (n, capacity):
-        model = cnn.Model([cnn.Affine(460), cnn.ReLU(), cnn.Affine(4)], (25,))
+        model = cnn.Model([cnn.Affine(460), cnn.ReLU(), cnn.Affine(4)], (65,))
         cnn.Solver(model, update=cnn.Momentum(1e-2), batch_size=batch_size).step(x, y)
         bits.append(model.digest())
     assert bits[0] == bits[1]

@@ -204,14 +204,14 @@ enum { DEPTH_COPIED = DEPTH / 2 };
 
 /* Columns of x touch as many lines as there are examples, which a power of two between them puts
  * into a few sets of the caches, and each panel of dw reads them once: copies pay for many panels
- * and, where the sets are few, for long sums, the longer the wider a panel is. Those of a batch
- * that is most of a dataset would be too large. */
-enum { MANY_PANELS = 8, FEW_EXAMPLES = 32, MOST_COPIED = 64 << 20 };
+ * of some rows and, where the sets are few, for long sums, the longer the wider a panel is. Those
+ * of a batch that is most of a dataset would be too large. */
+enum { MANY_PANELS = 8, FEW_ROWS = 64, FEW_EXAMPLES = 32, MOST_COPIED = 64 << 20 };
 static int copies_pay(ptrdiff_t n, ptrdiff_t d, ptrdiff_t m) {
     int few_sets = d * (ptrdiff_t)sizeof(real) % 1024 == 0;
     int long_sums = few_sets && n > GEMM_NR * GEMM_NR / 16;
-    return (long_sums || (gemm_panels(m) >= MANY_PANELS && n > FEW_EXAMPLES)) &&
-           n * (d + m) <= MOST_COPIED / (ptrdiff_t)sizeof(real);
+    int many = gemm_panels(m) >= MANY_PANELS && d > FEW_ROWS && n > FEW_EXAMPLES;
+    return (long_sums || many) && n * (d + m) <= MOST_COPIED / (ptrdiff_t)sizeof(real);
 }
 
 static backward_layout layout_of(const affine_backward *a) {
@@ -219,15 +219,16 @@ static backward_layout layout_of(const affine_backward *a) {
     ptrdiff_t n = a->x.shape[0], bytes = (ptrdiff_t)sizeof(real);
     o.d = a->w.shape[0];
     o.m = a->w.shape[1];
-    ptrdiff_t strips = gemm_strips(o.m);
+    ptrdiff_t strips = gemm_strips(o.m), most = cn_ceil_div(o.d, 2 * GEMM_BLOCK);
     o.copies = cn_present(a->dw) && copies_pay(n, o.d, o.m);
     /* Copied already, few rows cost a chunk nothing: parts only where those are not enough chunks,
      * whatever the batch. */
-    ptrdiff_t most = cn_ceil_div(o.d, 2 * GEMM_BLOCK);
     o.weight_blocks = o.copies ? cn_clamp(ENOUGH / strips, cn_ceil_div(o.d, ROWS), most)
                                : row_blocks(o.d, strips, n);
-    o.parts = cn_clamp(ENOUGH / (most * strips), 1,
-                       cn_clamp((4 << 20) / (o.d * o.m * 8), 1, cn_max(1, n / PART)));
+    o.parts = 1;
+    if (n >= 2 * PART)
+        o.parts = cn_clamp(ENOUGH / (most * strips), 1,
+                           cn_clamp((4 << 20) / (o.d * o.m * 8), 1, n / PART));
     o.dw_parts = 0;
     o.db_parts = o.parts > 1 ? cn_round_up(o.parts * o.d * o.m * bytes, 64) : 0;
     o.x_blocks = o.db_parts + cn_round_up(reduce_parts(n) * o.m * (ptrdiff_t)sizeof(double), 64);
