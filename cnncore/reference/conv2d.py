@@ -128,6 +128,7 @@ CASES = [
     _case("several panels", (2, 4, 5, 70), (3, 3, 70), padding=1),
     _case("tall", (1, 70, 3, 2), (7, 3, 33), padding=1),
     _case("batch in parts", (9, 6, 6, 4), (3, 3, 8), padding=1),
+    _case("short rows", (33, 2, 3, 30), (3, 1, 130), padding=1),
     _many("many filters", (23, 3, 4, 25), (3, 2), padding=1),
     _many("many filters, rows in blocks", (1, 20, 17, 27), (2, 3), padding=1),
     _many("many filters, strides", (3, 9, 10, 24), (3, 4), stride=(2, 3), padding=(3, 5)),

@@ -447,10 +447,12 @@ static int apart(const conv2d_backward *a) {
  * It copies them to blocks (gemm.h): for each column of the filter the pixels which that column
  * meets, row by row, so that what a tap meets of an image is one run. Rows that the filter moves
  * along by several at once are as many planes, along which it moves by one. Few filters do not pay
- * for the copies; with 16 registers, which read x more often, fewer do. */
+ * for the copies: with 16 registers, which read x more often, fewer do, and fewer where rows are
+ * short. */
 enum { MANY_FILTERS = GEMM_NV == 2 ? 256 : 512, FEW_CHANNELS = 2 * GEMM_BLOCK };
 static int copies_pay(const geometry *g) {
-    return g->k >= MANY_FILTERS && g->c >= FEW_CHANNELS && g->r * g->s > 1;
+    return g->k >= MANY_FILTERS / 16 * cn_clamp(g->q, 4, 16) && g->c >= FEW_CHANNELS &&
+           g->r * g->s > 1;
 }
 
 static ptrdiff_t channel_groups(const geometry *g) {
