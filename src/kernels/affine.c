@@ -23,8 +23,8 @@ static ptrdiff_t row_blocks(ptrdiff_t rows, ptrdiff_t strips, ptrdiff_t depth) {
     return cn_clamp(cn_ceil_div(16, strips), least, most);
 }
 
-/* The chunk's block of rows and strip. Threads take chunks that follow each
- * other: of the larger of the two operands each meets its own part. */
+/* The chunk's block of rows and strip. Threads take chunks that follow each other: of the larger of
+ * the two operands each meets its own part. */
 typedef struct {
     ptrdiff_t block, strip;
 } place;
@@ -284,8 +284,7 @@ static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, voi
     ptrdiff_t n = step->n, first = cn_ceil_div(o.d, COLUMNS_COPIED);
     char *workspace = a->head.workspace;
     if (chunk < first) {
-        ptrdiff_t j = chunk * COLUMNS_COPIED;
-        ptrdiff_t block = gemm_block_size(n);
+        ptrdiff_t j = chunk * COLUMNS_COPIED, block = gemm_block_size(n);
         CN(gemm_copy)((real *)(workspace + o.x_blocks) + j / GEMM_BLOCK * block, block,
                       (const real *)a->x.data + j, o.d, n, cn_min(COLUMNS_COPIED, o.d - j));
     } else {

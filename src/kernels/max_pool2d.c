@@ -60,7 +60,8 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void
             ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
             if (whole_2x2(o, a.size))
                 for (; j + VL <= c; j += VL)
-                    pool(image, corner + j, pitch, c, below, WHOLE_2X2, 2, VL, y + j, winner + j);
+                    pool(image + corner + j, 0, pitch, c, below, WHOLE_2X2, 2, VL, y + j,
+                         winner + j);
             for (; j < c; j += VL)
                 pool(image, corner + j, pitch, c, below, o, a.size[1], c - j, y + j, winner + j);
         }
