@@ -419,7 +419,6 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
 
 void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, ptrdiff_t steps,
                    ptrdiff_t columns) {
-    /* In ascending order: a whole vector is stored where the next step is to begin. */
     for (ptrdiff_t l = 0; l < steps; l++, x += ld, blocks += GEMM_BLOCK) {
         ask_row(x + ROWS_AHEAD * ld, columns);
         real *to = blocks;

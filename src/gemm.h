@@ -114,7 +114,8 @@ CN_INLINE ptrdiff_t gemm_block_size(ptrdiff_t steps) {
     return steps * GEMM_BLOCK + 64 / (ptrdiff_t)sizeof(real);
 }
 
-/* Copies columns of x, `steps` rows of it that lie `ld` apart, to blocks that lie `block` apart. */
+/* Copies columns of x, `steps` rows of it that lie `ld` apart, to blocks that lie `block` apart.
+ * Whole vectors are stored, a few reals beyond the last step: what is to lie there is put later. */
 void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, ptrdiff_t steps,
                    ptrdiff_t columns);
 

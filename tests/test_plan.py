@@ -156,10 +156,15 @@ def test_plan_equals_the_twins_step_by_step(data):
     "net",
     [
         [cnn.Conv2d(4, 3), cnn.ReLU(), cnn.Flatten(), cnn.Affine(4)],
+        # Gradients of many filters, from copies of a few channels.
+        [
+            cnn.Conv2d(64, 3, padding=1), cnn.ReLU(), cnn.Conv2d(130, 3, stride=2, padding=1),
+            cnn.Flatten(), cnn.Affine(4),
+        ],
         # Sums over 2304 features, which are made in parts.
         [cnn.Conv2d(64, 3, padding=1), cnn.Flatten(), cnn.Affine(70), cnn.ReLU(), cnn.Affine(4)],
     ],
-)
+)  # fmt: skip
 def test_a_plan_serves_every_batch_up_to_its_capacity(data, net, n):
     x, y = data
     bits = []

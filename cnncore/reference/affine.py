@@ -69,6 +69,7 @@ CASES = [
     _case("several panels", 50, 130, 200),
     _case("columns far apart", 270, 512, 70),
     _case("copies in parts", 600, 65, 460),
+    _case("copies in parts, fewer panels", 600, 65, 310),
     _long("long sums", 39, 2051, 69),
     _long("rows far apart", 40, 2048, 3),
     Case("flattens", {"x": (4, 3, 2, 5), "w": (30, 9), "b": (9,)}),

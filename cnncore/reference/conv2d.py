@@ -100,7 +100,8 @@ def _case(name: str, x: Shape, filters: Shape, bias: bool = True, **attributes: 
 
 
 def _many(name: str, x: Shape, filter: tuple[int, int], **attributes: Any) -> Case:
-    """Most of w is 0: the bound of full sums as long would also allow for mistakes."""
+    """516 filters, some more than whole vectors. Most of w is 0: the bound of dx, full sums of as
+    many terms, would also allow for mistakes."""
     place = np.arange(prod(filter) * x[3] * 516)
     w = np.where(place % 61 == 0, np.cos(place), 0).reshape(*filter, x[3], 516)
     return Case(name, {"x": x, "w": w, "b": (516,)}, attributes)
@@ -128,9 +129,9 @@ CASES = [
     _case("several panels", (2, 4, 5, 70), (3, 3, 70), padding=1),
     _case("tall", (1, 70, 3, 2), (7, 3, 33), padding=1),
     _case("batch in parts", (9, 6, 6, 4), (3, 3, 8), padding=1),
-    _case("short rows", (33, 2, 3, 30), (3, 1, 130), padding=1),
-    _many("many filters", (23, 3, 4, 25), (3, 2), padding=1),
-    _many("many filters, rows in blocks", (1, 20, 17, 27), (2, 3), padding=1),
-    _many("many filters, strides", (3, 9, 10, 24), (3, 4), stride=(2, 3), padding=(3, 5)),
-    _many("many filters, stride beyond them", (2, 7, 8, 36), (2, 1), stride=3),
+    _case("short rows", (33, 2, 3, 67), (3, 1, 130), padding=(1, 0)),
+    _many("many filters", (23, 3, 4, 67), (3, 2), padding=1),
+    _many("many filters, an image at a time", (2, 14, 15, 64), (2, 3), padding=1),
+    _many("many filters, strides", (3, 9, 10, 76), (3, 4), stride=(2, 3), padding=(3, 5)),
+    _many("many filters, stride beyond them", (2, 7, 8, 65), (2, 1), stride=3),
 ]

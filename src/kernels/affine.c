@@ -183,9 +183,9 @@ static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chu
            cn_min(rows_combined(a), step->n - from), m, (real *)a->y.data + from * m);
 }
 
-/* Backward: stage 0 copies what dw's sums read again and again: columns of x to blocks, dy to
- * panels. Stage 1 makes dx, dw and db, or parts of the sums over a long batch, which stage 2 adds
- * up. */
+/* Backward: stage 0 copies what dw's sums would read again and again, columns of x to blocks and dy
+ * to panels, where that pays. Stage 1 makes dx, dw and db, or parts of the sums over a long batch,
+ * which stage 2 adds up. */
 
 typedef struct {
     ptrdiff_t d, m;
@@ -196,39 +196,39 @@ typedef struct {
     ptrdiff_t x_blocks, dy_panels;
 } backward_layout;
 
-/* Examples that a part of dw sums over, at least, and chunks that are enough for many threads. */
-enum { PART = 256, ENOUGH = 64 };
+/* Examples that a part of dw sums over, at least, and chunks of dw that many threads can share. */
+enum { PART = 256, MANY_CHUNKS = 64 };
 
 /* Examples that are read at a time of copies: a chunk's rows of them fit the second cache. */
 enum { DEPTH_COPIED = DEPTH / 2 };
 
 /* Columns of x touch as many lines as there are examples, which a power of two between them puts
- * into a few sets of the caches, and each panel of dw reads them once: copies pay for many panels
- * of some rows and, where the sets are few, for long sums, the longer the wider a panel is. Those
- * of a batch that is most of a dataset would be too large. */
-enum { MANY_PANELS = 8, FEW_ROWS = 64, FEW_EXAMPLES = 32, MOST_COPIED = 64 << 20 };
-static int copies_pay(ptrdiff_t n, ptrdiff_t d, ptrdiff_t m) {
-    int few_sets = d * (ptrdiff_t)sizeof(real) % 1024 == 0;
-    int long_sums = few_sets && n > GEMM_NR * GEMM_NR / 16;
-    int many = gemm_panels(m) >= MANY_PANELS && d > FEW_ROWS && n > FEW_EXAMPLES;
-    return (long_sums || many) && n * (d + m) <= MOST_COPIED / (ptrdiff_t)sizeof(real);
-}
+ * into a few sets of the caches, and each panel of dw reads them once. Copies pay for many panels,
+ * where some columns share those of dy; and where sets are few, for long sums, the longer the wider
+ * a panel is. Those of a batch that is most of a dataset would be too large. */
+enum { MANY_PANELS = 8, FEW_COLUMNS = 64, FEW_EXAMPLES = 32, MOST_COPIED = 64 << 20 };
 
 static backward_layout layout_of(const affine_backward *a) {
     backward_layout o;
     ptrdiff_t n = a->x.shape[0], bytes = (ptrdiff_t)sizeof(real);
     o.d = a->w.shape[0];
     o.m = a->w.shape[1];
+    int few_sets = o.d * bytes % 1024 == 0;
+    int many_panels = gemm_panels(o.m) >= MANY_PANELS && o.d > FEW_COLUMNS;
+    o.copies = cn_present(a->dw) && n * (o.d + o.m) <= MOST_COPIED / bytes &&
+               ((few_sets && n > GEMM_NR * GEMM_NR / 16) || (many_panels && n > FEW_EXAMPLES));
+    /* Copied already, few rows cost a chunk nothing. */
     ptrdiff_t strips = gemm_strips(o.m), most = cn_ceil_div(o.d, 2 * GEMM_BLOCK);
-    o.copies = cn_present(a->dw) && copies_pay(n, o.d, o.m);
-    /* Copied already, few rows cost a chunk nothing: parts only where those are not enough chunks,
-     * whatever the batch. */
-    o.weight_blocks = o.copies ? cn_clamp(ENOUGH / strips, cn_ceil_div(o.d, ROWS), most)
+    o.weight_blocks = o.copies ? cn_clamp(MANY_CHUNKS / strips, cn_ceil_div(o.d, ROWS), most)
                                : row_blocks(o.d, strips, n);
+    /* Parts where blocks and strips are not enough chunks. They go by the shape of dw and the
+     * batch at hand, not by `copies`, which a larger batch to come would change. */
     o.parts = 1;
-    if (n >= 2 * PART)
-        o.parts = cn_clamp(ENOUGH / (most * strips), 1,
+    if (n >= 2 * PART) {
+        ptrdiff_t blocks = few_sets || many_panels ? most : row_blocks(o.d, strips, PART);
+        o.parts = cn_clamp(MANY_CHUNKS / (blocks * strips), 1,
                            cn_clamp((4 << 20) / (o.d * o.m * 8), 1, n / PART));
+    }
     o.dw_parts = 0;
     o.db_parts = o.parts > 1 ? cn_round_up(o.parts * o.d * o.m * bytes, 64) : 0;
     o.x_blocks = o.db_parts + cn_round_up(reduce_parts(n) * o.m * (ptrdiff_t)sizeof(double), 64);
@@ -314,9 +314,11 @@ static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
             (real *)a->dx.data + from * o.d + at.strip * GEMM_STRIP, o.d, from, to, scratch);
 }
 
-/* Rows of dw before a block of them: x's copy has them by GEMM_BLOCK. */
+/* Rows of dw before a block of them; of a copy, which has them by GEMM_BLOCK, a multiple of that.
+ */
 static ptrdiff_t rows_before(backward_layout o, ptrdiff_t block) {
-    return cn_min(o.d, GEMM_BLOCK * cn_part(cn_ceil_div(o.d, GEMM_BLOCK), o.weight_blocks, block));
+    ptrdiff_t unit = o.copies ? GEMM_BLOCK : 1;
+    return cn_min(o.d, unit * cn_part(cn_ceil_div(o.d, unit), o.weight_blocks, block));
 }
 
 /* Rows row .. end of a strip of dw, summed over examples from .. to of n, from the copies. */

@@ -409,8 +409,8 @@ static void dx_spread(const geometry *g, const real *packed, const real *dy, ptr
     }
 }
 
-/* dw, one filter row r at a time: the rows of the product are (s, c), which lie side by side in x,
- * and the reduction runs over pixels. */
+/* dw: the reduction runs over pixels. One filter row r at a time, where the rows of the product are
+ * (s, c), which lie side by side in x; where filters are many, tap by tap of copies, below. */
 
 /* Output rows at a time: near 512 pixels, 256 where there are many filters. Of small images several
  * are taken together, so that the sums are not fetched and put back for a few pixels each. */
@@ -422,14 +422,14 @@ static ptrdiff_t weight_images(const geometry *g) {
 }
 
 /* Chunks of dw, for the threads to share; in so many parts, if there is memory for them, that each
- * makes all of dw and reads dy and x once. */
+ * makes all of dw and reads dy and x once. Of copies at most so many. */
 enum { ENOUGH = 16 };
 
 typedef struct {
     ptrdiff_t filter_rows, weights;      /* r s c rows of w; reals of w in panels */
     ptrdiff_t parts;                     /* of the reduction over the batch, at most */
     ptrdiff_t dw_parts, db_parts, bytes; /* workspace, behind the packed filters */
-    ptrdiff_t packed_dy, scratch;        /* a thread's scratch: window of x, then dy */
+    ptrdiff_t packed_dy, scratch;        /* a thread's scratch: window of x, then dy; or planes */
     int copies; /* whether dw is made of planes; panels of dy are where its parts would be */
 } backward_layout;
 
@@ -447,35 +447,32 @@ static int apart(const conv2d_backward *a) {
  * It copies them to blocks (gemm.h): for each column of the filter the pixels which that column
  * meets, row by row, so that what a tap meets of an image is one run. Rows that the filter moves
  * along by several at once are as many planes, along which it moves by one. Few filters do not pay
- * for the copies: with 16 registers, which read x more often, fewer do, and fewer where rows are
- * short. */
-enum { MANY_FILTERS = GEMM_NV == 2 ? 256 : 512, FEW_CHANNELS = 2 * GEMM_BLOCK };
+ * for the copies; fewer are enough with 16 registers, which read x more often, and where rows are
+ * short. Several small images go together; larger ones are not copied, nor would their dy be small.
+ */
+enum { MANY_FILTERS = GEMM_NV == 2 ? 256 : 512, FEW_CHANNELS = 64, PIXELS = 256, MOST_TAPS = 256 };
 static int copies_pay(const geometry *g) {
     return g->k >= MANY_FILTERS / 16 * cn_clamp(g->q, 4, 16) && g->c >= FEW_CHANNELS &&
-           g->r * g->s > 1;
+           g->r * g->s > 1 && g->r * g->s <= MOST_TAPS && g->p * g->q <= PIXELS;
 }
 
 static ptrdiff_t channel_groups(const geometry *g) {
-    return cn_min(cn_ceil_div(g->c, GEMM_BLOCK), ENOUGH);
+    ptrdiff_t blocks = cn_ceil_div(g->c, GEMM_BLOCK);
+    return cn_ceil_div(blocks, cn_ceil_div(blocks, ENOUGH));
 }
 
-/* Images at a time, of those that have fewer pixels than weight_block wants. */
-static ptrdiff_t copied_images(const geometry *g) {
-    return cn_max(1, weight_block(g) < g->p ? 1 : 256 / (g->p * g->q));
-}
+static ptrdiff_t images_together(const geometry *g) { return PIXELS / (g->p * g->q); }
 
-/* Rows of a plane, under some rows of dy. */
-static ptrdiff_t plane_rows(const geometry *g, ptrdiff_t rows, ptrdiff_t phase) {
-    return rows + phase_taps(g->r, g->stride_h, phase) - 1;
+static ptrdiff_t plane_rows(const geometry *g, ptrdiff_t phase) {
+    return g->p + phase_taps(g->r, g->stride_h, phase) - 1;
 }
 
 /* Pixels before the planes of column s and a phase; before those of column g->s are all. */
-static ptrdiff_t pixels_before(const geometry *g, ptrdiff_t images, ptrdiff_t rows, ptrdiff_t s,
-                               ptrdiff_t phase) {
+static ptrdiff_t pixels_before(const geometry *g, ptrdiff_t images, ptrdiff_t s, ptrdiff_t phase) {
     ptrdiff_t before = 0, column = 0;
     for (ptrdiff_t i = 0; i < phases(g->r, g->stride_h); i++) {
-        if (i < phase) before += plane_rows(g, rows, i);
-        column += plane_rows(g, rows, i);
+        if (i < phase) before += plane_rows(g, i);
+        column += plane_rows(g, i);
     }
     return (s * column + before) * images * g->q;
 }
@@ -504,7 +501,7 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     ptrdiff_t strip = cn_min(GEMM_STRIP, cn_round_up(g->k, VL));
     o.scratch = o.packed_dy + images * block * g->q * strip * real_bytes;
     if (o.copies) {
-        ptrdiff_t pixels = pixels_before(g, copied_images(g), block, g->s, 0);
+        ptrdiff_t pixels = pixels_before(g, images_together(g), g->s, 0);
         ptrdiff_t blocks = cn_ceil_div(cn_ceil_div(g->c, GEMM_BLOCK), channel_groups(g));
         o.scratch = blocks * gemm_block_size(pixels) * real_bytes;
     }
@@ -680,17 +677,18 @@ static void put_border(real *blocks, ptrdiff_t block, ptrdiff_t channels, ptrdif
         memset(blocks, 0, (size_t)(pixels * GEMM_BLOCK) * sizeof(real));
 }
 
-/* Some channels of images, which begin at x, as planes. */
+/* Some channels of images, which begin at x, as planes; in ascending order, as gemm_copy wants it.
+ */
 static void copy_planes(const geometry *g, const real *x, ptrdiff_t channels, ptrdiff_t images,
-                        ptrdiff_t p0, ptrdiff_t rows, real *blocks, ptrdiff_t block) {
+                        real *blocks, ptrdiff_t block) {
     for (ptrdiff_t s = 0; s < g->s; s++) {
         ptrdiff_t first = s - g->left; /* pixel of a row, and what lies inside it of g->q */
         ptrdiff_t left = cn_clamp(cn_ceil_div(-first, g->stride_w), 0, g->q);
         ptrdiff_t right = cn_clamp(cn_ceil_div(g->w - first, g->stride_w), left, g->q);
         for (ptrdiff_t phase = 0; phase < phases(g->r, g->stride_h); phase++) {
-            ptrdiff_t plane = plane_rows(g, rows, phase);
+            ptrdiff_t plane = plane_rows(g, phase);
             for (ptrdiff_t i = 0; i < images * plane; i++, blocks += g->q * GEMM_BLOCK) {
-                ptrdiff_t row = (p0 + i % plane) * g->stride_h + phase - g->top;
+                ptrdiff_t row = i % plane * g->stride_h + phase - g->top;
                 ptrdiff_t begin = row < 0 || row >= g->h ? right : left;
                 ptrdiff_t pixel = (i / plane * g->h + row) * g->w + first + begin * g->stride_w;
                 put_border(blocks, block, channels, begin);
@@ -709,35 +707,26 @@ static void dw_of_copies(const conv2d_backward *a, const geometry *g, backward_l
     ptrdiff_t all = cn_ceil_div(g->c, GEMM_BLOCK), groups = channel_groups(g);
     ptrdiff_t channel = cn_part(all, groups, chunk) * GEMM_BLOCK;
     ptrdiff_t channels = cn_min(g->c, cn_part(all, groups, chunk + 1) * GEMM_BLOCK) - channel;
-    gemm_columns dy = {(const real *)((const char *)a->head.workspace + o.dw_parts), 0,
-                       n * g->p * g->q, g->k};
-    ptrdiff_t most = weight_block(g), together = copied_images(g);
-    for (ptrdiff_t image = 0, images; image < n; image += images) {
-        images = cn_min(together, n - image);
-        for (ptrdiff_t p0 = 0, rows; p0 < g->p; p0 += rows) {
-            rows = cn_min(most, g->p - p0);
-            ptrdiff_t block = gemm_block_size(pixels_before(g, images, rows, g->s, 0));
-            copy_planes(g, (const real *)a->x.data + image * g->h * g->w * g->c + channel, channels,
-                        images, p0, rows, planes, block);
-            for (ptrdiff_t j = 0; j < g->k; j += GEMM_NR) {
-                gemm_panel panel = gemm_panel_at(&dy, j);
-                panel.data += (image * g->p + p0) * g->q * panel.pitch;
-                for (ptrdiff_t tap = 0; tap < g->r * g->s; tap++) {
-                    ptrdiff_t r = tap / g->s, phase = r % g->stride_h;
-                    ptrdiff_t before = pixels_before(g, images, rows, tap % g->s, phase);
-                    gemm_rows met = {planes + (before + r / g->stride_h * g->q) * GEMM_BLOCK,
-                                     1,
-                                     0,
-                                     1,
-                                     rows * g->q,
-                                     GEMM_BLOCK,
-                                     images,
-                                     plane_rows(g, rows, phase) * g->q * GEMM_BLOCK,
-                                     block};
-                    CN(gemm)(&met, channels, panel, cn_min(GEMM_NR, g->k - j),
-                             (real *)a->dw.data + (tap * g->c + channel) * g->k + j, g->k,
-                             (gemm_epilogue){NULL, 0, image + p0 > 0});
-                }
+    ptrdiff_t pixels = g->p * g->q, together = images_together(g);
+    gemm_columns dy = {(const real *)((const char *)a->head.workspace + o.dw_parts), 0, n * pixels,
+                       g->k};
+    for (ptrdiff_t image = 0; image < n; image += together) {
+        ptrdiff_t images = cn_min(together, n - image);
+        ptrdiff_t block = gemm_block_size(pixels_before(g, images, g->s, 0));
+        copy_planes(g, (const real *)a->x.data + image * g->h * g->w * g->c + channel, channels,
+                    images, planes, block);
+        for (ptrdiff_t j = 0; j < g->k; j += GEMM_NR) {
+            gemm_panel panel = gemm_panel_at(&dy, j);
+            panel.data += image * pixels * panel.pitch;
+            for (ptrdiff_t tap = 0; tap < g->r * g->s; tap++) {
+                ptrdiff_t r = tap / g->s, phase = r % g->stride_h, down = r / g->stride_h;
+                ptrdiff_t before = pixels_before(g, images, tap % g->s, phase) + down * g->q;
+                ptrdiff_t next = plane_rows(g, phase) * g->q * GEMM_BLOCK;
+                const real *met = planes + before * GEMM_BLOCK;
+                gemm_rows rows = {met, 1, 0, 1, pixels, GEMM_BLOCK, images, next, block};
+                CN(gemm)(&rows, channels, panel, cn_min(GEMM_NR, g->k - j),
+                         (real *)a->dw.data + (tap * g->c + channel) * g->k + j, g->k,
+                         (gemm_epilogue){NULL, 0, image > 0});
             }
         }
     }
