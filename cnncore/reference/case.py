@@ -24,7 +24,7 @@ class Draw(NamedTuple):
     """How an argument is drawn: standard normal unless `kind` says otherwise."""
 
     shape: Shape
-    kind: str = "normal"  # normal, positive, distinct, bytes, or integers below `high`
+    kind: str = "normal"  # normal, sparse, positive, distinct, bytes, or integers below `high`
     high: int = 0
 
 
@@ -61,4 +61,6 @@ def _draw(random: np.random.RandomState, what: Shape | Draw | Array, dtype: str)
             dtype
         )
     values = random.standard_normal(draw.shape)
+    if draw.kind == "sparse":
+        values.reshape(-1)[np.arange(values.size) % 61 != 0] = 0
     return np.asarray(abs(values) + 0.1 if draw.kind == "positive" else values, dtype=dtype)
