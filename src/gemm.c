@@ -395,40 +395,56 @@ CN_INLINE void ask_row(const real *row, ptrdiff_t width) {
     __builtin_prefetch(row + width - 1);
 }
 
+void CN(gemm_pack_rows)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t from, ptrdiff_t to,
+                        ptrdiff_t depth, ptrdiff_t width) {
+    for (ptrdiff_t l = from; l < to; l++) {
+        const real *line = w + l * row;
+        ask_row(line + ROWS_AHEAD * row, width);
+        for (ptrdiff_t first = 0; first < width; first += GEMM_NR) {
+            ptrdiff_t end = cn_min(GEMM_NR, width - first);
+            const real *in = line + first;
+            real *out = packed + depth * first + l * cn_round_up(end, VL);
+            if (end == GEMM_NR)
+                for (int j = 0; j < GEMM_NR; j += VL) v_store(out + j, v_load(in + j));
+            else
+                V_EACH(j, 0, end, v_store(out + j, v_load_n(in + j, some)));
+        }
+    }
+}
+
 void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
                    ptrdiff_t width) {
-    if (column != 1) {
+    if (column == 1)
+        CN(gemm_pack_rows)(packed, w, row, 0, depth, depth, width);
+    else
         for (ptrdiff_t j = 0; j < width; j += GEMM_NR)
             pack_transposed(packed + depth * j, w + j * column, column, depth,
                             cn_min(GEMM_NR, width - j));
-        return;
-    }
-    for (ptrdiff_t l = 0; l < depth; l++, w += row) {
-        ask_row(w + ROWS_AHEAD * row, width);
-        for (ptrdiff_t first = 0; first < width; first += GEMM_NR) {
-            ptrdiff_t end = cn_min(GEMM_NR, width - first);
-            const real *from = w + first;
-            real *to = packed + depth * first + l * cn_round_up(end, VL);
-            if (end == GEMM_NR)
-                for (int j = 0; j < GEMM_NR; j += VL) v_store(to + j, v_load(from + j));
-            else
-                V_EACH(j, 0, end, v_store(to + j, v_load_n(from + j, some)));
-        }
-    }
+}
+
+/* One step of the blocks that some columns are copied to; to a last step nothing is stored beyond.
+ */
+CN_INLINE void copy_step(real *to, ptrdiff_t block, const real *x, ptrdiff_t columns,
+                         const int last) {
+    ptrdiff_t i = 0;
+    for (; i + GEMM_BLOCK + VL <= columns; i += GEMM_BLOCK, to += block)
+#pragma GCC unroll 6
+        for (int j = 0; j < GEMM_BLOCK; j += VL)
+            v_store_n(to + j, v_load(x + i + j), last ? GEMM_BLOCK - j : VL);
+    for (; i < columns; i += GEMM_BLOCK, to += block)
+        for (ptrdiff_t j = 0; j < cn_min(GEMM_BLOCK, columns - i); j += VL)
+            v_store_n(to + j, v_load_n(x + i + j, columns - i - j),
+                      last ? cn_min(GEMM_BLOCK, columns - i) - j : VL);
 }
 
 void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, ptrdiff_t steps,
                    ptrdiff_t columns) {
     for (ptrdiff_t l = 0; l < steps; l++, x += ld, blocks += GEMM_BLOCK) {
         ask_row(x + ROWS_AHEAD * ld, columns);
-        real *to = blocks;
-        ptrdiff_t i = 0;
-        for (; i + GEMM_BLOCK + VL <= columns; i += GEMM_BLOCK, to += block)
-#pragma GCC unroll 6
-            for (int j = 0; j < GEMM_BLOCK; j += VL) v_store(to + j, v_load(x + i + j));
-        for (; i < columns; i += GEMM_BLOCK, to += block)
-            for (ptrdiff_t j = 0; j < cn_min(GEMM_BLOCK, columns - i); j += VL)
-                v_store(to + j, v_load_n(x + i + j, columns - i - j));
+        if (l + 1 < steps)
+            copy_step(blocks, block, x, columns, 0);
+        else
+            copy_step(blocks, block, x, columns, 1);
     }
 }
 

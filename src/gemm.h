@@ -78,6 +78,9 @@ CN_INLINE ptrdiff_t gemm_strips(ptrdiff_t columns) { return cn_ceil_div(columns,
 /* Packs columns of w, w[l*row + j*column], into panels at `packed`; row or column is 1. */
 void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
                    ptrdiff_t width);
+/* Rows from .. to of that, of w[l*row + j]. */
+void CN(gemm_pack_rows)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t from, ptrdiff_t to,
+                        ptrdiff_t depth, ptrdiff_t width);
 
 /* Whether w's rows lie so near each other that its columns are a panel as they stand. Rows far
  * apart share few sets of the caches, the fewer the narrower a panel is. */
@@ -114,8 +117,7 @@ CN_INLINE ptrdiff_t gemm_block_size(ptrdiff_t steps) {
     return steps * GEMM_BLOCK + 64 / (ptrdiff_t)sizeof(real);
 }
 
-/* Copies columns of x, `steps` rows of it that lie `ld` apart, to blocks that lie `block` apart.
- * Whole vectors are stored, a few reals beyond the last step: what is to lie there is put later. */
+/* Copies columns of x, `steps` rows of it that lie `ld` apart, to blocks that lie `block` apart. */
 void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, ptrdiff_t steps,
                    ptrdiff_t columns);
 

@@ -14,9 +14,9 @@ typedef uint64_t lanes64 __attribute__((vector_size(CN_VECTOR_BYTES), aligned(8)
 enum { LANES64 = CN_VECTOR_BYTES / 8 };
 
 /* Counters of one call: some vectors of them, so that one's products run under the others'. Three
- * have just room in 16 registers; two of the widest are more counters. */
+ * have just room in 16 registers, four in 32. */
 enum {
-    PHILOX_VECTORS = CN_VECTOR_BYTES == 64 ? 2 : 3,
+    PHILOX_VECTORS = CN_VECTOR_BYTES == 64 ? 4 : 3,
     CN_PHILOX_COUNTERS = PHILOX_VECTORS * LANES64
 };
 
@@ -77,7 +77,7 @@ CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], const cn_philox_ke
     static const uint64_t places[8] = {PLACE(0), PLACE(1), PLACE(2), PLACE(3),
                                        PLACE(4), PLACE(5), PLACE(6), PLACE(7)};
 #undef PLACE
-#pragma GCC unroll 3
+#pragma GCC unroll 4
     for (int v = 0; v < PHILOX_VECTORS; v++) {
         lanes64 b = *(const lanes64 *)places + (block + (uint64_t)(v * LANES64));
         c[v][0] = b;
@@ -87,7 +87,7 @@ CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], const cn_philox_ke
     }
 #pragma GCC unroll 10
     for (int round = 0; round < CN_PHILOX_ROUNDS; round++)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
         for (int v = 0; v < PHILOX_VECTORS; v++) {
             lanes64 a = low_product(c[v][0], 0xD2511F53u), b = low_product(c[v][2], 0xCD9E8D57u);
             c[v][0] = (b >> 32) ^ c[v][1] ^ keys->word[round][0];
@@ -95,7 +95,7 @@ CN_INLINE void cn_philox(uint32_t out[CN_PHILOX_COUNTERS][4], const cn_philox_ke
             c[v][2] = (a >> 32) ^ c[v][3] ^ keys->word[round][1];
             c[v][3] = a;
         }
-#pragma GCC unroll 3
+#pragma GCC unroll 4
     for (int v = 0; v < PHILOX_VECTORS; v++) {
         lanes64 x = (c[v][0] & 0xffffffffu) | c[v][1] << 32;
         lanes64 y = (c[v][2] & 0xffffffffu) | c[v][3] << 32, first, second;

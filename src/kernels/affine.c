@@ -268,30 +268,24 @@ static const char *backward_check(const void *args) {
 
 static ptrdiff_t backward_workspace(const void *args) { return layout_of(args).bytes; }
 
-/* Columns of x that a chunk copies; of dy it is a strip. */
-enum { COLUMNS_COPIED = 8 * GEMM_BLOCK };
+/* Rows of x and dy that a chunk copies: as they lie in memory, from few pages, and some lines of
+ * each block and panel. */
+enum { ROWS_COPIED = 16 };
 
 static ptrdiff_t copy_chunks(const void *args, ptrdiff_t n) {
-    (void)n;
-    backward_layout o = layout_of(args);
-    return o.copies ? cn_ceil_div(o.d, COLUMNS_COPIED) + gemm_strips(o.m) : 0;
+    return layout_of(args).copies ? cn_ceil_div(n, ROWS_COPIED) : 0;
 }
 
 static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
-    ptrdiff_t n = step->n, first = cn_ceil_div(o.d, COLUMNS_COPIED);
+    ptrdiff_t n = step->n, from = chunk * ROWS_COPIED, to = cn_min(n, from + ROWS_COPIED);
+    ptrdiff_t block = gemm_block_size(n);
     char *workspace = a->head.workspace;
-    if (chunk < first) {
-        ptrdiff_t j = chunk * COLUMNS_COPIED, block = gemm_block_size(n);
-        CN(gemm_copy)((real *)(workspace + o.x_blocks) + j / GEMM_BLOCK * block, block,
-                      (const real *)a->x.data + j, o.d, n, cn_min(COLUMNS_COPIED, o.d - j));
-    } else {
-        ptrdiff_t j = (chunk - first) * GEMM_STRIP;
-        CN(gemm_pack)((real *)(workspace + o.dy_panels) + n * j, (const real *)a->dy.data + j, o.m,
-                      1, n, cn_min(GEMM_STRIP, o.m - j));
-    }
+    CN(gemm_copy)((real *)(workspace + o.x_blocks) + from * GEMM_BLOCK, block,
+                  (const real *)a->x.data + from * o.d, o.d, to - from, o.d);
+    CN(gemm_pack_rows)((real *)(workspace + o.dy_panels), a->dy.data, o.m, from, to, n, o.m);
 }
 
 static ptrdiff_t backward_scratch(const void *args) {
