@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from .plan import CONSTANTS, ITEM_SIZE, Op, Plan, Tensor
+from .plan import CONSTANTS, ITEM_SIZE, Moved, Op, Plan, Tensor
 from .program import Program, Runner
 from .reference.case import Array
 
 ROUNDS = 7  # at least
 # Bytes moved, from what the nearest caches hold to what only memory does.
-SIZES = tuple(1 << e for e in (16, 18, 20, 22, 24, 25, 26, 28))
+SIZES = tuple(1 << e for e in (16, 18, 20, 22, 24, 25, 26, 27, 28))
 # A probe of arithmetic: elements enough for many chunks of any vector length, a millisecond or two.
 _ELEMENTS, _TIMES = 12 * 16 * 32, 20_000
 ARITHMETIC_FLOPS = 2 * _ELEMENTS * _TIMES
@@ -27,40 +27,51 @@ ARITHMETIC_FLOPS = 2 * _ELEMENTS * _TIMES
 @dataclass(frozen=True)
 class Ceiling:
     """flops: floating-point operations a second, a multiply-add counting as two, in registers.
-    Bytes a second for moving `sizes` bytes: `bandwidths` by the faster of copy and triad, each with
-    ordinary and with streaming stores; `in_place` by writing over an argument. copy, triad: bytes
-    a second of arrays too large for caches."""
+    Bytes a second for moving `sizes` bytes, the last of them too many for caches: `copies` reads
+    one for each that it writes, `triads` two, each by the faster of ordinary and streaming stores;
+    `copies_in_place` and `triads_in_place` write over an argument."""
 
     dtype: str
     isa: str
     threads: int
     flops: float
     sizes: tuple[int, ...]
-    bandwidths: tuple[float, ...]
-    in_place: tuple[float, ...]
-    copy: float
-    triad: float
+    copies: tuple[float, ...]
+    triads: tuple[float, ...]
+    copies_in_place: tuple[float, ...]
+    triads_in_place: tuple[float, ...]
 
-    def bandwidth(self, moved: float, in_place: bool = False) -> float:
-        """Bytes a second for an op that moves so many."""
-        ladder = [max(p) for p in zip(self.bandwidths, self.in_place, strict=True)]
-        rates = ladder if in_place else self.bandwidths
-        return float(np.interp(np.log2(max(moved, 1)), np.log2(self.sizes), rates))
+    def bandwidth(self, moved: Moved, in_place: bool = False) -> float:
+        """Bytes a second for an op that moves so many. Writing costs more than reading, so an op
+        that reads no more than it writes is compared with a copy, one that reads twice as much or
+        more with the faster of copy and triad, and what lies between with what lies between."""
+        copies, triads = [self.copies], [self.triads]
+        if in_place:
+            copies.append(self.copies_in_place)
+            triads.append(self.triads_in_place)
 
-    def seconds(self, flops: float, moved: float, in_place: bool = False) -> float:
+        def best(ladders: list[tuple[float, ...]]) -> float:
+            at = np.log2(max(moved.total, 1))
+            return float(np.interp(at, np.log2(self.sizes), np.max(ladders, axis=0)))
+
+        copy = best(copies)
+        more = moved.read / moved.written - 1 if moved.written else 1.0
+        return copy + min(max(more, 0.0), 1.0) * (max(copy, best(triads)) - copy)
+
+    def seconds(self, flops: float, moved: Moved, in_place: bool = False) -> float:
         """The least time for so many operations and for moving so many bytes: the longer of the
         two. in_place: whether results are written over arguments."""
-        return max(flops / self.flops, moved / self.bandwidth(moved, in_place))
+        return max(flops / self.flops, moved.total / self.bandwidth(moved, in_place))
 
     def __str__(self) -> str:
         ladder = ", ".join(
-            f"{_bytes(size)} {rate / 1e9:.0f}"
-            for size, rate in zip(self.sizes, self.bandwidths, strict=True)
+            f"{_bytes(size)} {copy / 1e9:.0f}, {triad / 1e9:.0f}"
+            for size, copy, triad in zip(self.sizes, self.copies, self.triads, strict=True)
         )
         return (
             f"ceiling of {self.threads} thread{'s' * (self.threads > 1)}, {self.isa}, "
-            f"{self.dtype}: {self.flops / 1e9:.0f} GFLOP/s; GB/s by bytes moved: {ladder}; "
-            f"in memory copy {self.copy / 1e9:.0f}, triad {self.triad / 1e9:.0f}"
+            f"{self.dtype}: {self.flops / 1e9:.0f} GFLOP/s; GB/s of copy and triad by bytes moved: "
+            f"{ladder}"
         )
 
 
@@ -119,9 +130,8 @@ def arithmetic(dtype: str, isa: str) -> Alone:
     return alone
 
 
-def _memory(dtype: str, isa: str, threads: int, moved: int) -> tuple[float, float, float]:
-    """Bytes a second of copy, of triad, and of the faster of the two that writes over its last
-    argument."""
+def _memory(dtype: str, isa: str, threads: int, moved: int) -> tuple[float, float, float, float]:
+    """Bytes a second of copy and triad, and of those that write over their last argument."""
 
     def rate(name: str, words: tuple[str, ...], in_place: bool, **more: Any) -> float:
         shape = (1, moved // (len(words) + 1) // ITEM_SIZE[dtype])
@@ -140,16 +150,14 @@ def _memory(dtype: str, isa: str, threads: int, moved: int) -> tuple[float, floa
     triad = [
         rate("ceiling_triad", ("x0", "x1"), in_place, factor=0.5) for in_place in (False, True)
     ]
-    return copy[0], triad[0], max(copy[1], triad[1])
+    return copy[0], triad[0], copy[1], triad[1]
 
 
 def measure(dtype: str, isa: str, threads: int) -> Ceiling:
     """Takes about two seconds."""
     flops = ARITHMETIC_FLOPS / _best(arithmetic(dtype, isa), threads, together=0.3)
     ladder = [_memory(dtype, isa, threads, size) for size in SIZES]
-    bandwidths = tuple(max(copy, triad) for copy, triad, _ in ladder)
-    in_place = tuple(rate for _, _, rate in ladder)
-    return Ceiling(dtype, isa, threads, flops, SIZES, bandwidths, in_place, *ladder[-1][:2])
+    return Ceiling(dtype, isa, threads, flops, SIZES, *zip(*ladder, strict=True))
 
 
 @lru_cache(8)

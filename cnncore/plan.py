@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -351,7 +351,18 @@ def unread(op: Op) -> set[str]:
 _TWICE = {"batchnorm_forward": {"x"}, "batchnorm_backward": {"dy", "x"}}
 
 
-def op_bytes(op: Op, given: Mapping[str, Array] | None = None) -> int:
+class Moved(NamedTuple):
+    """Bytes that an op has to move."""
+
+    read: int
+    written: int
+
+    @property
+    def total(self) -> int:
+        return self.read + self.written
+
+
+def op_bytes(op: Op, given: Mapping[str, Array] | None = None) -> Moved:
     """Bytes that an op as it runs, fused or plain, has to move: each array that it reads or
     writes, once. Of a bound tensor the dtype is that of the array in `given`."""
     fields = op.tensors if op.call is not None else kernel_fields()[op.kernel]
@@ -366,12 +377,14 @@ def op_bytes(op: Op, given: Mapping[str, Array] | None = None) -> int:
 
     twice = set() if op.fused.get("moments_given") else _TWICE.get(op.kernel, set())
     shapes_only = unread(op)
-    read = sum(
-        size(t) * (1 + (name in twice))
-        for name, t in op.inputs.items()
-        if name in fields and name not in shapes_only
+    return Moved(
+        sum(
+            size(t) * (1 + (name in twice))
+            for name, t in op.inputs.items()
+            if name in fields and name not in shapes_only
+        ),
+        sum(size(t) for name, t in op.outputs.items() if name in fields),
     )
-    return read + sum(size(t) for name, t in op.outputs.items() if name in fields)
 
 
 def segments(entries: Iterable[Entry], l2: float) -> Array:

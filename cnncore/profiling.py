@@ -145,4 +145,4 @@ def _row(runner: Runner, op: Op, seconds: float, given: Mapping[str, Array], fou
     flops = sum(op_cost(plain)[0] for plain in op.plain())
     moved = op_bytes(op, given)
     least = found.seconds(flops, moved, runner.program.in_place(op))
-    return Row(op.layer, name, seconds, flops, moved, least)
+    return Row(op.layer, name, seconds, flops, moved.total, least)

@@ -146,7 +146,7 @@ def test_cost_of_products_and_convolutions(problems):
             pixels = x[0] * prod(y) * w[3]
             flops, arrays = 2 * pixels * prod(w[:3]), prod(x) + prod(w) + pixels
         assert problems.op_cost(prepared)[0] == flops, problem.name
-        assert problems.op_bytes(prepared) == 4 * arrays, problem.name
+        assert problems.op_bytes(prepared).total == 4 * arrays, problem.name
 
 
 # Arrays of x's size that an op moves, for those whose other arrays are small.
@@ -172,7 +172,7 @@ def test_bytes_of_ops_that_move_them(problems):
         elements = prod(next(iter(problem.shapes.values())))
         arrays = 1.25 if "bytes=1" in problem.name else ARRAYS[kind]
         small = 0.12 if "128x10" in problem.name else 0.02
-        moved = problems.op_bytes(problem.plan_op("float32"))
+        moved = problems.op_bytes(problem.plan_op("float32")).total
         assert moved == pytest.approx(4 * elements * arrays, rel=small), problem.name
         seen.add(kind)
     assert seen == set(ARRAYS)

@@ -7,7 +7,7 @@ import pytest
 
 import cnncore as cnn
 from cnncore import _core, ceiling, levels
-from cnncore.plan import op_bytes, op_cost
+from cnncore.plan import Moved, op_bytes, op_cost
 
 NET = [
     cnn.Conv2d(8, 3, padding=1, name="conv"), cnn.BatchNorm(name="norm"), cnn.ReLU(),
@@ -91,9 +91,9 @@ def test_batchnorm_reads_twice_what_no_convolution_made():
     ops = {f"{op.op}.{op.function}": op for op in plan.ops}
     plain = next(op for op in plan.plain_ops if op.kernel == "batchnorm_forward")
     image, channels = N * 12 * 12 * 8, 8
-    assert op_bytes(plain) == 4 * (3 * image + 4 * channels)
-    assert op_bytes(ops["batchnorm.forward"]) == 4 * (2 * image + 4 * channels)
-    assert op_bytes(ops["batchnorm.backward"]) == 4 * (5 * image + 6 * channels)
+    assert op_bytes(plain).total == 4 * (3 * image + 4 * channels)
+    assert op_bytes(ops["batchnorm.forward"]).total == 4 * (2 * image + 4 * channels)
+    assert op_bytes(ops["batchnorm.backward"]).total == 4 * (5 * image + 6 * channels)
     assert op_cost(ops["conv2d.forward"])[0] == 2 * N * 12 * 12 * 8 * 27
 
 
@@ -101,12 +101,31 @@ def test_batchnorm_reads_twice_what_no_convolution_made():
 def test_ceiling_is_plausible(dtype):
     found = ceiling.remembered(dtype, levels.DEFAULT, 1)
     assert 1e8 < found.flops < 1e14
-    assert len(found.bandwidths) == len(found.in_place) == len(found.sizes)
-    assert all(1e7 < rate < 1e13 for rate in (*found.bandwidths, *found.in_place))
-    assert found.seconds(found.flops, 1) == pytest.approx(1)
-    assert found.seconds(1, found.copy) <= 2
-    assert found.bandwidth(1) == found.bandwidths[0]
+    for ladder in (found.copies, found.triads, found.copies_in_place, found.triads_in_place):
+        assert len(ladder) == len(found.sizes)
+        assert all(1e7 < rate < 1e13 for rate in ladder)
+    assert found.seconds(found.flops, Moved(1, 0)) == pytest.approx(1)
     assert "GFLOP/s" in str(found)
+
+
+def test_an_op_is_compared_with_what_reads_and_writes_as_it_does():
+    sizes, MiB = (1 << 20, 1 << 24), 1 << 20
+    found = ceiling.Ceiling(
+        "float32", "sse2", 1, 1e9, sizes, (4.0, 2.0), (8.0, 1.0), (16.0, 2.0), (4.0, 6.0)
+    )
+    assert found.bandwidth(Moved(MiB // 2, MiB // 2)) == 4  # a copy
+    assert found.bandwidth(Moved(0, MiB)) == 4
+    assert found.bandwidth(Moved(MiB, 0)) == 8  # a triad
+    assert found.bandwidth(Moved(9 * MiB, 7 * MiB)) == 2  # the faster of the two
+    assert found.bandwidth(Moved(3 << 18, 1 << 18)) == 8
+    assert found.bandwidth(Moved(6 << 18, 4 << 18)) == pytest.approx(
+        found.bandwidth(Moved(10 << 18, 0)) / 2 + found.bandwidth(Moved(0, 10 << 18)) / 2
+    )
+    assert found.bandwidth(Moved(2 * MiB, 2 * MiB)) == 3  # between the two sizes
+    assert found.bandwidth(Moved(MiB // 2, MiB // 2), in_place=True) == 16
+    assert found.bandwidth(Moved(14 * MiB, 2 * MiB), in_place=True) == 6
+    assert found.seconds(3e9, Moved(MiB, 0)) == MiB / 8
+    assert found.seconds(1e18, Moved(MiB, 0)) == 1e9
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

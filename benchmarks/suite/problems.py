@@ -111,7 +111,7 @@ class Prepared:
         self.op = replace(problem.plan_op(dtype), fused=fused or {})
         segments = np.array([[0, problem.shapes.get("w", (0,))[0], 0]], np.float64).tobytes()
         self.alone = Alone.of([self.op], dtype, isa, problem.batch, segments)
-        self.flops, self.bytes = op_cost(self.op)[0], op_bytes(self.op)
+        self.flops, self.moved = op_cost(self.op)[0], op_bytes(self.op)
         self.in_place = problem.function == "update"
         self.index = np.random.default_rng(0).permutation(problem.batch).astype(np.int64)
         fields = kernel_fields()[self.op.kernel]
