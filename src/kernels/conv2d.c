@@ -337,11 +337,12 @@ static window dy_window(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
 
 /* Where 1x1 filters skip some pixels and meet none outside the image, y has a row for every
  * stride_h of x, begun or whole. The gradients of those they meet are then made side by side and
- * spread, with zeros for the others; which pays where a pixel has some channels. */
+ * spread, with zeros for the others; which pays where a pixel fills a line or, of wide vectors,
+ * two. */
 static int spreads(const geometry *g) {
     int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
                 (g->q - 1) * g->stride_w < g->w;
-    return skips(g) && inner && g->c >= GEMM_NR;
+    return skips(g) && inner && g->c * (ptrdiff_t)sizeof(real) >= (GEMM_NV == 2 ? 64 : 128);
 }
 
 static ptrdiff_t dx_block(const geometry *g) {
