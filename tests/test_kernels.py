@@ -46,6 +46,16 @@ def test_same_bits_for_any_number_of_threads(problem, dtype, isa):
             assert array.tobytes() == again[name].tobytes(), (name, threads)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_gradient_of_weights_whose_panels_read_much_is_exact(isa):
+    """So much that x is copied also where vectors are wide; sums of small whole numbers."""
+    random = np.random.default_rng(0)
+    x, dy = (random.integers(-3, 4, (1030, size)).astype("float32") for size in (512, 2054))
+    w = np.zeros((512, 2054), "float32")
+    dw = ops.affine.backward(dy=dy, x=x, w=w, isa=isa)["dw"]
+    np.testing.assert_array_equal(dw, x.T @ dy)
+
+
 def test_arguments_are_not_changed():
     for problem in PROBLEMS:
         given = selfcheck.arguments(problem, "float32")

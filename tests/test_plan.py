@@ -176,15 +176,17 @@ def test_a_plan_serves_every_batch_up_to_its_capacity(data, net, n):
     assert bits[0] == bits[1]
 
 
-@pytest.mark.parametrize(("n", "capacity"), [(20, 50), (600, 1100)])
-def test_wide_layers_serve_every_batch_up_to_their_capacity(n, capacity):
+@pytest.mark.parametrize(
+    ("n", "capacity", "d", "m"), [(20, 50, 65, 460), (600, 1100, 65, 460), (500, 1030, 512, 2054)]
+)
+def test_wide_layers_serve_every_batch_up_to_their_capacity(n, capacity, d, m):
     """Whether or not gradients of weights are made of copies, and in parts."""
     random = np.random.RandomState(0)
-    x = random.standard_normal((n, 65)).astype("float32")
+    x = random.standard_normal((n, d)).astype("float32")
     y = random.randint(0, 4, n)
     bits = []
     for batch_size in (n, capacity):
-        model = cnn.Model([cnn.Affine(460), cnn.ReLU(), cnn.Affine(4)], (65,))
+        model = cnn.Model([cnn.Affine(m), cnn.ReLU(), cnn.Affine(4)], (d,))
         cnn.Solver(model, update=cnn.Momentum(1e-2), batch_size=batch_size).step(x, y)
         bits.append(model.digest())
     assert bits[0] == bits[1]

@@ -203,10 +203,18 @@ enum { PART = 256, MANY_CHUNKS = 64 };
 enum { DEPTH_COPIED = DEPTH / 2 };
 
 /* Columns of x touch as many lines as there are examples, which a power of two between them puts
- * into a few sets of the caches, and each panel of dw reads them once. Copies pay for many panels,
- * where some columns share those of dy; and where sets are few, for long sums, the longer the wider
- * a panel is. Those of a batch that is most of a dataset would be too large. */
-enum { MANY_PANELS = 8, FEW_COLUMNS = 64, FEW_EXAMPLES = 32, MOST_COPIED = 64 << 20 };
+ * into a few sets of the caches, and each panel of dw reads them once. Copies pay where sets are
+ * few; and for many panels, where some columns share those of dy. Wide panels read x less often:
+ * there sets must be few, and what all panels read much. Copies of a batch that is most of a
+ * dataset would be too large. */
+enum {
+    WIDE_PANELS = GEMM_TOGETHER == 1,
+    MANY_PANELS = 8,
+    FEW_COLUMNS = 64,
+    FEW_EXAMPLES = 32,
+    MUCH_READ = 64 << 20,
+    MOST_COPIED = 64 << 20
+};
 
 static backward_layout layout_of(const affine_backward *a) {
     backward_layout o;
@@ -215,8 +223,10 @@ static backward_layout layout_of(const affine_backward *a) {
     o.m = a->w.shape[1];
     int few_sets = o.d * bytes % 1024 == 0;
     int many_panels = gemm_panels(o.m) >= MANY_PANELS && o.d > FEW_COLUMNS;
-    o.copies = cn_present(a->dw) && n * (o.d + o.m) <= MOST_COPIED / bytes &&
-               ((few_sets && n > GEMM_NR * GEMM_NR / 16) || (many_panels && n > FEW_EXAMPLES));
+    int narrow_pay = !WIDE_PANELS && (few_sets || many_panels);
+    o.copies =
+        cn_present(a->dw) && n > FEW_EXAMPLES && n * (o.d + o.m) <= MOST_COPIED / bytes &&
+        (WIDE_PANELS ? few_sets && gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes : narrow_pay);
     /* Copied already, few rows cost a chunk nothing. */
     ptrdiff_t strips = gemm_strips(o.m), most = cn_ceil_div(o.d, 2 * GEMM_BLOCK);
     o.weight_blocks = o.copies ? cn_clamp(MANY_CHUNKS / strips, cn_ceil_div(o.d, ROWS), most)
@@ -225,7 +235,7 @@ static backward_layout layout_of(const affine_backward *a) {
      * batch at hand, not by `copies`, which a larger batch to come would change. */
     o.parts = 1;
     if (n >= 2 * PART) {
-        ptrdiff_t blocks = few_sets || many_panels ? most : row_blocks(o.d, strips, PART);
+        ptrdiff_t blocks = narrow_pay ? most : row_blocks(o.d, strips, PART);
         o.parts = cn_clamp(MANY_CHUNKS / (blocks * strips), 1,
                            cn_clamp((4 << 20) / (o.d * o.m * 8), 1, n / PART));
     }

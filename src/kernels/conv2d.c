@@ -451,7 +451,7 @@ static int apart(const conv2d_backward *a) {
  * for the copies; fewer are enough with 16 registers, which read x more often, and where rows are
  * short. Several small images go together; larger ones are not copied, nor would their dy be small.
  */
-enum { MANY_FILTERS = GEMM_NV == 2 ? 256 : 512, FEW_CHANNELS = 64, PIXELS = 256, MOST_TAPS = 256 };
+enum { MANY_FILTERS = GEMM_NV == 2 ? 256 : 1024, FEW_CHANNELS = 64, PIXELS = 256, MOST_TAPS = 256 };
 static int copies_pay(const geometry *g) {
     return g->k >= MANY_FILTERS / 16 * cn_clamp(g->q, 4, 16) && g->c >= FEW_CHANNELS &&
            g->r * g->s > 1 && g->r * g->s <= MOST_TAPS && g->p * g->q <= PIXELS;
