@@ -1,35 +1,11 @@
 #include "conv2d.h"
 
+#include "conv.h"
+#include "conv_weights.h"
 #include "gemm.h"
 #include "moments.h"
 #include "reduce.h"
 #include "winograd.h"
-
-/* What the three passes share: the sizes under the vocabulary's names. */
-typedef struct {
-    ptrdiff_t n, h, w, c, r, s, k, p, q;
-    ptrdiff_t stride_h, stride_w, top, left;
-} geometry;
-
-/* A stride beyond the padded image leaves one position, as the largest stride within it does. */
-static geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const ptrdiff_t *stride,
-                            const ptrdiff_t *padding) {
-    return (geometry){
-        .n = x.shape[0],
-        .h = x.shape[1],
-        .w = x.shape[2],
-        .c = x.shape[3],
-        .r = w.shape[0],
-        .s = w.shape[1],
-        .k = w.shape[3],
-        .p = y.shape[1],
-        .q = y.shape[2],
-        .stride_h = cn_min(stride[0], x.shape[1] + padding[0] + padding[1]),
-        .stride_w = cn_min(stride[1], x.shape[2] + padding[2] + padding[3]),
-        .top = padding[0],
-        .left = padding[2],
-    };
-}
 
 /* Bounds that keep every product of sizes that the kernels form inside 64 bits. */
 static const ptrdiff_t MAX_SIZE = (ptrdiff_t)1 << 31;
@@ -60,64 +36,6 @@ static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const p
     if (y.shape[0] != x.shape[0] || y.shape[3] != w.shape[3])
         return "y must have shape (n, p, q, k)";
     return NULL;
-}
-
-/* Part of an image, with zeros where it reaches outside. */
-typedef struct {
-    ptrdiff_t row, rows, column, columns;
-} window;
-
-static void copy_window(real *to, const real *image, ptrdiff_t h, ptrdiff_t w, ptrdiff_t c,
-                        window part) {
-    ptrdiff_t left = cn_clamp(-part.column, 0, part.columns);
-    ptrdiff_t end = cn_clamp(w - part.column, left, part.columns);
-    for (ptrdiff_t i = 0; i < part.rows; i++, to += part.columns * c) {
-        ptrdiff_t row = part.row + i;
-        if (row < 0 || row >= h || end == left) {
-            memset(to, 0, (size_t)(part.columns * c) * sizeof(real));
-            continue;
-        }
-        memset(to, 0, (size_t)(left * c) * sizeof(real));
-        memcpy(to + left * c, image + (row * w + part.column + left) * c,
-               (size_t)((end - left) * c) * sizeof(real));
-        memset(to + end * c, 0, (size_t)((part.columns - end) * c) * sizeof(real));
-    }
-}
-
-/* The window of x under output rows p0 .. p0+rows-1. */
-static window input_window(const geometry *g, ptrdiff_t p0, ptrdiff_t rows) {
-    return (window){p0 * g->stride_h - g->top, (rows - 1) * g->stride_h + g->r, -g->left,
-                    (g->q - 1) * g->stride_w + g->s};
-}
-
-/* A window in memory: its first pixel, and from row to row. */
-typedef struct {
-    const real *data;
-    ptrdiff_t pitch;
-} view;
-
-/* The image itself where the window lies inside it, and a zero-bordered copy where not. */
-static int inside(ptrdiff_t h, ptrdiff_t w, window part) {
-    return part.row >= 0 && part.row + part.rows <= h && part.column >= 0 &&
-           part.column + part.columns <= w;
-}
-static view read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t w, ptrdiff_t c,
-                        window part) {
-    if (inside(h, w, part)) return (view){image + (part.row * w + part.column) * c, w * c};
-    copy_window(scratch, image, h, w, c, part);
-    return (view){scratch, part.columns * c};
-}
-
-/* Whether 1x1 filters skip pixels of a row. */
-static int skips(const geometry *g) { return g->r * g->s == 1 && g->stride_w > 1; }
-
-/* Of a window's pixels those that such filters meet, side by side. */
-static void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows) {
-    for (ptrdiff_t i = 0; i < rows; i++)
-        for (ptrdiff_t j = 0; j < g->q; j++, to += g->c) {
-            const real *from = x.data + i * g->stride_h * x.pitch + j * g->stride_w * g->c;
-            V_EACH(l, 0, g->c, v_store_n(to + l, v_load_n(from + l, some), some));
-        }
 }
 
 /* Output rows of one chunk: their input window stays near 128 KiB. */
@@ -189,10 +107,6 @@ static ptrdiff_t forward_workspace(const void *args) {
     geometry g = forward_geometry(a);
     ptrdiff_t parts = cn_present(a->mean) ? moments_parts(a, &g, g.n) : 0;
     return filters_room(a, &g) + parts * moments_size(g.k) * (ptrdiff_t)sizeof(double);
-}
-
-static ptrdiff_t window_bytes(window part, ptrdiff_t c) {
-    return part.rows * part.columns * c * (ptrdiff_t)sizeof(real);
 }
 
 static ptrdiff_t forward_scratch(const void *args) {
@@ -289,13 +203,6 @@ static void merge(const void *args, const cn_step *step, ptrdiff_t chunk, void *
 /* dx. With stride s, the pixels of dx whose position plus the padding is a modulo s meet the filter
  * taps a, a+s, a+2s ... only: s*s ordinary stride-1 convolutions of dy, each with its own part of
  * the filter, turned around. Nothing is ever multiplied by an inserted zero. */
-
-static ptrdiff_t phase_taps(ptrdiff_t filter, ptrdiff_t stride, ptrdiff_t phase) {
-    return phase < filter ? cn_ceil_div(filter - phase, stride) : 0;
-}
-
-/* Phases with taps, along an axis: those beyond the filter have none. */
-static ptrdiff_t phases(ptrdiff_t filter, ptrdiff_t stride) { return cn_min(filter, stride); }
 
 /* The packed filters of phase (a, b) begin after those of all phases before it. */
 static ptrdiff_t phase_offset(const geometry *g, ptrdiff_t a, ptrdiff_t b) {
@@ -410,33 +317,11 @@ static void dx_spread(const geometry *g, const real *packed, const real *dy, ptr
     }
 }
 
-/* dw: the reduction runs over pixels. One filter row r at a time, where the rows of the product are
- * (s, c), which lie side by side in x; where filters are many, tap by tap of copies, below. */
-
-/* Output rows at a time: near 512 pixels, 256 where there are many filters. Of small images several
- * are taken together, so that the sums are not fetched and put back for a few pixels each. */
-static ptrdiff_t weight_block(const geometry *g) {
-    return cn_clamp((g->k < 64 ? 512 : 256) / g->q, 1, g->p);
-}
-static ptrdiff_t weight_images(const geometry *g) {
-    return weight_block(g) < g->p ? 1 : cn_max(1, 64 / (g->p * g->q));
-}
-
-/* Chunks of dw, for the threads to share; in so many parts, if there is memory for them, that each
- * makes all of dw and reads dy and x once. Of copies at most so many. */
-enum { ENOUGH = 16 };
-
-typedef struct {
-    ptrdiff_t filter_rows, weights;      /* r s c rows of w; reals of w in panels */
-    ptrdiff_t parts;                     /* of the reduction over the batch, at most */
-    ptrdiff_t dw_parts, db_parts, bytes; /* workspace, behind the packed filters */
-    ptrdiff_t packed_dy, scratch;        /* a thread's scratch: window of x, then dy; or planes */
-    int copies; /* whether dw is made of planes; panels of dy are where its parts would be */
-} backward_layout;
-
 static geometry backward_geometry(const conv2d_backward *a) {
     return geometry_of(a->x, a->w, a->dy, a->stride, a->padding);
 }
+
+static int direct_dw(const conv2d_backward *a) { return cn_present(a->dw) && !a->winograd_dw; }
 
 /* Whether dw has a stage of its own, after dx: their transforms, larger than the filters, then use
  * the same memory. */
@@ -444,90 +329,44 @@ static int apart(const conv2d_backward *a) {
     return cn_present(a->dx) && cn_present(a->dw) && a->winograd_dx && a->winograd_dw;
 }
 
-/* Where filters are many, a chunk of dw is a few channels of x, for all pixels, taps and filters.
- * It copies them to blocks (gemm.h): for each column of the filter the pixels which that column
- * meets, row by row, so that what a tap meets of an image is one run. Rows that the filter moves
- * along by several at once are as many planes, along which it moves by one. Few filters do not pay
- * for the copies; fewer are enough with 16 registers, which read x more often, and where rows are
- * short. Several small images go together; larger ones are not copied, nor would their dy be small.
- */
-enum { MANY_FILTERS = GEMM_NV == 2 ? 256 : 1024, FEW_CHANNELS = 64, PIXELS = 256, MOST_TAPS = 256 };
-static int copies_pay(const geometry *g) {
-    return g->k >= MANY_FILTERS / 16 * cn_clamp(g->q, 4, 16) && g->c >= FEW_CHANNELS &&
-           g->r * g->s > 1 && g->r * g->s <= MOST_TAPS && g->p * g->q <= PIXELS;
-}
-
-static ptrdiff_t channel_groups(const geometry *g) {
-    ptrdiff_t blocks = cn_ceil_div(g->c, GEMM_BLOCK);
-    return cn_ceil_div(blocks, cn_ceil_div(blocks, ENOUGH));
-}
-
-static ptrdiff_t images_together(const geometry *g) { return PIXELS / (g->p * g->q); }
-
-static ptrdiff_t plane_rows(const geometry *g, ptrdiff_t phase) {
-    return g->p + phase_taps(g->r, g->stride_h, phase) - 1;
-}
-
-/* Pixels before the planes of column s and a phase; before those of column g->s are all. */
-static ptrdiff_t pixels_before(const geometry *g, ptrdiff_t images, ptrdiff_t s, ptrdiff_t phase) {
-    ptrdiff_t before = 0, column = 0;
-    for (ptrdiff_t i = 0; i < phases(g->r, g->stride_h); i++) {
-        if (i < phase) before += plane_rows(g, i);
-        column += plane_rows(g, i);
-    }
-    return (s * column + before) * images * g->q;
-}
+typedef struct {
+    ptrdiff_t dw, db, bytes; /* of the workspace, behind the filters for dx; and its size */
+    ptrdiff_t scratch;       /* a thread's, in bytes */
+} backward_layout;
 
 static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     backward_layout o;
-    ptrdiff_t real_bytes = (ptrdiff_t)sizeof(real);
-    o.filter_rows = g->r * g->s * g->c;
-    o.weights = gemm_packed_size(o.filter_rows, g->k);
-    ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), ENOUGH);
-    o.copies = cn_present(a->dw) && !a->winograd_dw && copies_pay(g);
-    o.parts = o.copies ? 1 : cn_min(parts, cn_max(1, (4 << 20) / (o.weights * 8)));
+    ptrdiff_t bytes = (ptrdiff_t)sizeof(real), filters = 0, sums = 0;
     winograd dw = winograd_of(g, g->n, a->winograd_dw), dx = winograd_dx(g, g->n, a->winograd_dx);
-    ptrdiff_t packed =
-        dx.m ? CN(winograd_filter_size)(&dx) : gemm_packed_size(g->r * g->s * g->k, g->c);
-    ptrdiff_t sums = dw.m       ? CN(winograd_weights_size)(&dw)
-                     : o.copies ? gemm_packed_size(g->n * g->p * g->q, g->k)
-                                : o.parts * o.weights;
-    ptrdiff_t filters = cn_present(a->dx) ? cn_round_up(packed * real_bytes, 64) : 0;
-    o.dw_parts = apart(a) ? 0 : filters;
-    o.db_parts = cn_max(filters, o.dw_parts + cn_round_up(sums * real_bytes, 64));
-    o.bytes = o.db_parts + reduce_parts(g->n * g->p * g->q) * g->k * (ptrdiff_t)sizeof(double);
-    ptrdiff_t block = weight_block(g);
-    ptrdiff_t images = weight_images(g);
-    o.packed_dy = cn_round_up(images * window_bytes(input_window(g, 0, block), g->c), 64);
-    ptrdiff_t strip = cn_min(GEMM_STRIP, cn_round_up(g->k, VL));
-    o.scratch = o.packed_dy + images * block * g->q * strip * real_bytes;
-    if (o.copies) {
-        ptrdiff_t pixels = pixels_before(g, images_together(g), g->s, 0);
-        ptrdiff_t blocks = cn_ceil_div(cn_ceil_div(g->c, GEMM_BLOCK), channel_groups(g));
-        o.scratch = blocks * gemm_block_size(pixels) * real_bytes;
-    }
-    if (cn_present(a->dx)) {
+    o.scratch = 0;
+    if (cn_present(a->dx) && dx.m) {
+        filters = CN(winograd_filter_size)(&dx);
+        o.scratch = CN(winograd_scratch)(&dx) * bytes;
+    } else if (cn_present(a->dx)) {
+        filters = gemm_packed_size(g->r * g->s * g->k, g->c);
         ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
         ptrdiff_t under = window_bytes(dy_window(g, 0, rows + g->stride_h), g->k);
-        o.scratch = cn_max(o.scratch, spreads(g) ? met * real_bytes : under);
+        o.scratch = spreads(g) ? met * bytes : under;
     }
-    if (dx.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dx) * real_bytes);
-    if (dw.m) o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dw) * real_bytes);
+    if (cn_present(a->dw) && dw.m) {
+        sums = CN(winograd_weights_size)(&dw);
+        o.scratch = cn_max(o.scratch, CN(winograd_scratch)(&dw) * bytes);
+    } else if (cn_present(a->dw)) {
+        sums = CN(conv_weights_size)(g);
+        o.scratch = cn_max(o.scratch, CN(conv_weights_scratch)(g));
+    }
+    filters = cn_round_up(filters * bytes, 64);
+    o.dw = apart(a) ? 0 : filters;
+    o.db = cn_max(filters, o.dw + cn_round_up(sums * bytes, 64));
+    o.bytes = o.db + reduce_parts(g->n * g->p * g->q) * g->k * (ptrdiff_t)sizeof(double);
     return o;
 }
 
-static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) { return cn_min(o.parts, n); }
-
-/* Groups of strips of dw, each with its chunks: few, since a chunk reads x once for all its strips,
- * but ENOUGH chunks. */
-static ptrdiff_t strip_groups(const geometry *g, backward_layout o, ptrdiff_t n) {
-    return cn_min(gemm_strips(g->k), cn_ceil_div(ENOUGH, active_parts(o, n)));
+static real *weights_workspace(const conv2d_backward *a, const geometry *g) {
+    return (real *)((char *)a->head.workspace + layout_of(a, g).dw);
 }
-
-/* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
- * that write beside each other would get in each other's way. */
-static int sums_are_dw(const geometry *g, backward_layout o, ptrdiff_t n) {
-    return o.copies || (active_parts(o, n) == 1 && gemm_panels(g->k) == 1);
+static double *bias_workspace(const conv2d_backward *a, const geometry *g) {
+    return (double *)((char *)a->head.workspace + layout_of(a, g).db);
 }
 
 static const char *backward_check(const void *args) {
@@ -562,7 +401,7 @@ static ptrdiff_t filter_chunks(const conv2d_backward *a, const geometry *g) {
 static ptrdiff_t backward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
     geometry g = backward_geometry(args);
-    return filter_chunks(args, &g) + (layout_of(args, &g).copies ? gemm_strips(g.k) : 0);
+    return filter_chunks(args, &g) + (direct_dw(args) ? CN(conv_weights_pack_chunks)(&g) : 0);
 }
 
 static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -571,10 +410,7 @@ static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk
     geometry g = backward_geometry(a);
     ptrdiff_t filters = filter_chunks(a, &g);
     if (chunk >= filters) {
-        ptrdiff_t j = (chunk - filters) * GEMM_STRIP, pixels = step->n * g.p * g.q;
-        real *panels = (real *)((char *)a->head.workspace + layout_of(a, &g).dw_parts);
-        CN(gemm_pack)(panels + pixels * j, (const real *)a->dy.data + j, g.k, 1, pixels,
-                      cn_min(GEMM_STRIP, g.k - j));
+        CN(conv_weights_pack)(&g, step->n, a->dy.data, weights_workspace(a, &g), chunk - filters);
         return;
     }
     if (a->winograd_dx) {
@@ -592,26 +428,23 @@ static ptrdiff_t dx_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_
     return a->winograd_dx ? CN(winograd_chunks)(&o) : n * cn_ceil_div(g->h, dx_block(g));
 }
 
-static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, backward_layout o,
-                           ptrdiff_t n) {
-    winograd dw = winograd_of(g, n, a->winograd_dw);
+static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_t n) {
+    winograd o = winograd_of(g, n, a->winograd_dw);
     if (!cn_present(a->dw)) return 0;
-    if (o.copies) return channel_groups(g);
-    return a->winograd_dw ? CN(winograd_weights_chunks)(&dw)
-                          : active_parts(o, n) * strip_groups(g, o, n);
+    return a->winograd_dw ? CN(winograd_weights_chunks)(&o) : CN(conv_weights_chunks)(g, n);
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    return dx_chunks(a, &g, n) + (apart(a) ? 0 : dw_chunks(a, &g, layout_of(a, &g), n)) +
+    return dx_chunks(a, &g, n) + (apart(a) ? 0 : dw_chunks(a, &g, n)) +
            (cn_present(a->db) ? reduce_parts(n * g.p * g.q) : 0);
 }
 
 static ptrdiff_t apart_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    return apart(a) ? dw_chunks(a, &g, layout_of(a, &g), n) : 0;
+    return apart(a) ? dw_chunks(a, &g, n) : 0;
 }
 
 static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,
@@ -640,208 +473,61 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
                 (real *)a->dx.data + (image * g->h + i) * g->w * g->c);
 }
 
-/* What the filter's first row meets of some images, under `rows` rows of their outputs: the pixels
- * where they are, or a zero-bordered copy, or those that are not skipped, gathered. `line` is from
- * row to row of x, for filters of several rows. */
-static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t images, ptrdiff_t p0,
-                           ptrdiff_t rows, real *scratch, ptrdiff_t *line) {
-    window under = input_window(g, p0, rows);
-    view x = read_window(scratch, image, g->h, g->w, g->c, under);
-    ptrdiff_t example = g->h * g->w * g->c, next = example, met = rows * g->q;
-    *line = x.pitch;
-    if (x.data == scratch) {
-        next = under.rows * x.pitch;
-        for (ptrdiff_t i = 1; i < images; i++)
-            copy_window(scratch + i * next, image + i * example, g->h, g->w, g->c, under);
-    } else if (skips(g) && g->c >= 64) { /* fewer channels do not pay for it, as measured */
-        for (ptrdiff_t i = 0; i < images; i++)
-            copy_met(scratch + i * met * g->c, (view){x.data + i * example, x.pitch}, g, rows);
-        return (gemm_rows){scratch, 1, 0, 1, images * met, g->c, 1, 0, 0};
-    }
-    ptrdiff_t down = g->stride_h * x.pitch, across = g->stride_w * g->c;
-    return (gemm_rows){x.data, 1, down, rows, g->q, across, images, next, 0};
-}
-
-/* Sums over pixels of one panel, a filter row at a time, from row to row of x; the result's pitch
- * is the panel's own where none is given. */
-static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, gemm_panel panel,
-                     ptrdiff_t width, real *out, ptrdiff_t pitch, int accumulate) {
-    ptrdiff_t taps = g->s * g->c;
-    if (!pitch) pitch = cn_round_up(width, VL);
-    for (ptrdiff_t r = 0; r < g->r; r++, pixels.x += line, out += taps * pitch)
-        CN(gemm)(&pixels, taps, panel, width, out, pitch, (gemm_epilogue){NULL, 0, accumulate});
-}
-
-/* Zeros for some pixels outside the image. */
-static void put_border(real *blocks, ptrdiff_t block, ptrdiff_t channels, ptrdiff_t pixels) {
-    for (ptrdiff_t i = 0; i < channels; i += GEMM_BLOCK, blocks += block)
-        memset(blocks, 0, (size_t)(pixels * GEMM_BLOCK) * sizeof(real));
-}
-
-/* Some channels of images, which begin at x, as planes; in ascending order, as gemm_copy wants it.
- */
-static void copy_planes(const geometry *g, const real *x, ptrdiff_t channels, ptrdiff_t images,
-                        real *blocks, ptrdiff_t block) {
-    for (ptrdiff_t s = 0; s < g->s; s++) {
-        ptrdiff_t first = s - g->left; /* pixel of a row, and what lies inside it of g->q */
-        ptrdiff_t left = cn_clamp(cn_ceil_div(-first, g->stride_w), 0, g->q);
-        ptrdiff_t right = cn_clamp(cn_ceil_div(g->w - first, g->stride_w), left, g->q);
-        for (ptrdiff_t phase = 0; phase < phases(g->r, g->stride_h); phase++) {
-            ptrdiff_t plane = plane_rows(g, phase);
-            for (ptrdiff_t i = 0; i < images * plane; i++, blocks += g->q * GEMM_BLOCK) {
-                ptrdiff_t row = i % plane * g->stride_h + phase - g->top;
-                ptrdiff_t begin = row < 0 || row >= g->h ? right : left;
-                ptrdiff_t pixel = (i / plane * g->h + row) * g->w + first + begin * g->stride_w;
-                put_border(blocks, block, channels, begin);
-                if (begin < right)
-                    CN(gemm_copy)(blocks + begin * GEMM_BLOCK, block, x + pixel * g->c,
-                                  g->stride_w * g->c, right - begin, channels);
-                put_border(blocks + right * GEMM_BLOCK, block, channels, g->q - right);
-            }
-        }
-    }
-}
-
-/* All taps and filters of a chunk's channels, summed over all pixels. */
-static void dw_of_copies(const conv2d_backward *a, const geometry *g, backward_layout o,
-                         ptrdiff_t n, ptrdiff_t chunk, real *planes) {
-    ptrdiff_t all = cn_ceil_div(g->c, GEMM_BLOCK), groups = channel_groups(g);
-    ptrdiff_t channel = cn_part(all, groups, chunk) * GEMM_BLOCK;
-    ptrdiff_t channels = cn_min(g->c, cn_part(all, groups, chunk + 1) * GEMM_BLOCK) - channel;
-    ptrdiff_t pixels = g->p * g->q, together = images_together(g);
-    gemm_columns dy = {(const real *)((const char *)a->head.workspace + o.dw_parts), 0, n * pixels,
-                       g->k};
-    for (ptrdiff_t image = 0; image < n; image += together) {
-        ptrdiff_t images = cn_min(together, n - image);
-        ptrdiff_t block = gemm_block_size(pixels_before(g, images, g->s, 0));
-        copy_planes(g, (const real *)a->x.data + image * g->h * g->w * g->c + channel, channels,
-                    images, planes, block);
-        for (ptrdiff_t j = 0; j < g->k; j += GEMM_NR) {
-            gemm_panel panel = gemm_panel_at(&dy, j);
-            panel.data += image * pixels * panel.pitch;
-            for (ptrdiff_t tap = 0; tap < g->r * g->s; tap++) {
-                ptrdiff_t r = tap / g->s, phase = r % g->stride_h, down = r / g->stride_h;
-                ptrdiff_t before = pixels_before(g, images, tap % g->s, phase) + down * g->q;
-                ptrdiff_t next = plane_rows(g, phase) * g->q * GEMM_BLOCK;
-                const real *met = planes + before * GEMM_BLOCK;
-                gemm_rows rows = {met, 1, 0, 1, pixels, GEMM_BLOCK, images, next, block};
-                CN(gemm)(&rows, channels, panel, cn_min(GEMM_NR, g->k - j),
-                         (real *)a->dw.data + (tap * g->c + channel) * g->k + j, g->k,
-                         (gemm_epilogue){NULL, 0, image > 0});
-            }
-        }
-    }
-}
-
-static void dw_run(const conv2d_backward *a, const geometry *g, backward_layout o, ptrdiff_t n,
-                   ptrdiff_t chunk, char *scratch) {
-    if (a->winograd_dw) {
-        winograd dw = winograd_of(g, n, a->winograd_dw);
-        CN(winograd_weights)(&dw, a->x.data, a->dy.data,
-                             (real *)((char *)a->head.workspace + o.dw_parts), chunk,
-                             (real *)scratch);
-        return;
-    }
-    if (o.copies) {
-        dw_of_copies(a, g, o, n, chunk, (real *)scratch);
-        return;
-    }
-    ptrdiff_t strips = gemm_strips(g->k), groups = strip_groups(g, o, n), group = chunk % groups;
-    ptrdiff_t from = cn_part(strips, groups, group) * GEMM_STRIP;
-    ptrdiff_t to = cn_min(g->k, cn_part(strips, groups, group + 1) * GEMM_STRIP);
-    ptrdiff_t parts = active_parts(o, n), part = chunk / groups;
-    real *packed = (real *)(scratch + o.packed_dy);
-    int direct = sums_are_dw(g, o, n);
-    real *sums = (real *)((char *)a->head.workspace + o.dw_parts) + part * o.weights;
-    ptrdiff_t block = weight_block(g), together = weight_images(g), example = g->h * g->w * g->c;
-    ptrdiff_t image = cn_part(n, parts, part), end = cn_part(n, parts, part + 1);
-    int accumulate = 0;
-    for (ptrdiff_t images; image < end; image += images) {
-        images = cn_min(together, end - image);
-        for (ptrdiff_t p0 = 0; p0 < g->p; p0 += block) {
-            ptrdiff_t rows = cn_min(block, g->p - p0), line;
-            gemm_rows pixels = dw_pixels(g, (const real *)a->x.data + image * example, images, p0,
-                                         rows, (real *)scratch, &line);
-            const real *dy = (const real *)a->dy.data + (image * g->p + p0) * g->q * g->k;
-            for (ptrdiff_t j = from; j < to; j += GEMM_STRIP) {
-                gemm_columns strip =
-                    CN(gemm_columns_of)(packed, dy + j, g->k, 1, images * rows * g->q,
-                                        cn_min(GEMM_STRIP, to - j), o.filter_rows, 0);
-                for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
-                    real *out =
-                        direct ? (real *)a->dw.data + j + i : sums + o.filter_rows * (j + i);
-                    dw_panel(g, pixels, line, gemm_panel_at(&strip, i),
-                             cn_min(GEMM_NR, strip.width - i), out, direct ? g->k : 0, accumulate);
-                }
-            }
-            accumulate = 1;
-        }
-    }
+static void dw_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,
+                   void *scratch) {
+    winograd o = winograd_of(g, n, a->winograd_dw);
+    real *workspace = weights_workspace(a, g);
+    if (a->winograd_dw)
+        CN(winograd_weights)(&o, a->x.data, a->dy.data, workspace, chunk, scratch);
+    else
+        CN(conv_weights)(g, n, a->x.data, a->dy.data, a->dw.data, workspace, chunk, scratch);
 }
 
 static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    backward_layout o = layout_of(a, &g);
-    ptrdiff_t n = step->n, first = dx_chunks(a, &g, n);
-    ptrdiff_t weights = apart(a) ? 0 : dw_chunks(a, &g, o, n), rows = n * g.p * g.q;
+    ptrdiff_t n = step->n, first = dx_chunks(a, &g, n), rows = n * g.p * g.q;
+    ptrdiff_t weights = apart(a) ? 0 : dw_chunks(a, &g, n);
     if (chunk < first) {
         dx_run(a, &g, n, chunk, scratch);
     } else if (chunk < first + weights) {
-        dw_run(a, &g, o, n, chunk - first, scratch);
+        dw_run(a, &g, n, chunk - first, scratch);
     } else {
         ptrdiff_t part = chunk - first - weights, parts = reduce_parts(rows);
         ptrdiff_t from = cn_part(rows, parts, part), to = cn_part(rows, parts, part + 1);
-        CN(sum_rows)((double *)((char *)a->head.workspace + o.db_parts) + part * g.k,
-                     (const real *)a->dy.data + from * g.k, to - from, g.k);
+        CN(sum_rows)(bias_workspace(a, &g) + part * g.k, (const real *)a->dy.data + from * g.k,
+                     to - from, g.k);
     }
 }
 
 static void apart_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    dw_run(a, &g, layout_of(a, &g), step->n, chunk, scratch);
+    dw_run(a, &g, step->n, chunk, scratch);
 }
-
-/* Rows of dw that one chunk adds up: some 4096 elements. */
-static ptrdiff_t combine_rows(const geometry *g) { return cn_max(1, 4096 / g->k); }
 
 static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    backward_layout o = layout_of(a, &g);
-    winograd dw = winograd_of(&g, n, a->winograd_dw);
-    if (cn_present(a->dw) && a->winograd_dw)
-        return CN(winograd_combine_chunks)(&dw) + cn_present(a->db);
-    int parts = cn_present(a->dw) && !sums_are_dw(&g, o, n);
-    return (parts ? cn_ceil_div(o.filter_rows, combine_rows(&g)) : 0) + cn_present(a->db);
+    winograd o = winograd_of(&g, n, a->winograd_dw);
+    ptrdiff_t weights = !cn_present(a->dw) ? 0
+                        : a->winograd_dw   ? CN(winograd_combine_chunks)(&o)
+                                           : CN(conv_weights_combine_chunks)(&g, n);
+    return weights + cn_present(a->db);
 }
 
 static void combine(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    backward_layout o = layout_of(a, &g);
-    char *workspace = a->head.workspace;
-    if (cn_present(a->db) && chunk-- == 0) {
-        CN(add_double_parts)(a->db.data, (const double *)(workspace + o.db_parts),
-                             reduce_parts(step->n * g.p * g.q), g.k);
-        return;
-    }
-    if (a->winograd_dw) {
-        winograd dw = winograd_of(&g, step->n, a->winograd_dw);
-        CN(winograd_combine)(&dw, (const real *)(workspace + o.dw_parts), a->dw.data, chunk);
-        return;
-    }
-    ptrdiff_t end = cn_min(o.filter_rows, (chunk + 1) * combine_rows(&g));
-    for (ptrdiff_t row = chunk * combine_rows(&g); row < end; row++)
-        for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
-            ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
-            const real *sums = (const real *)(workspace + o.dw_parts) +
-                               gemm_packed_place(o.filter_rows, g.k, row, j);
-            CN(add_parts)((real *)a->dw.data + row * g.k + j, sums, active_parts(o, step->n),
-                          o.weights, 0, width);
-        }
+    winograd o = winograd_of(&g, step->n, a->winograd_dw);
+    if (cn_present(a->db) && chunk-- == 0)
+        CN(add_double_parts)(a->db.data, bias_workspace(a, &g), reduce_parts(step->n * g.p * g.q),
+                             g.k);
+    else if (a->winograd_dw)
+        CN(winograd_combine)(&o, weights_workspace(a, &g), a->dw.data, chunk);
+    else
+        CN(conv_weights_combine)(&g, step->n, weights_workspace(a, &g), a->dw.data, chunk);
 }
 
 #define CN_ARGS_TYPE conv2d_forward

@@ -1,0 +1,107 @@
+/* A convolution over NHWC images as its passes have it in common: sizes, the pixels that filters
+ * meet, and the phases of strides. */
+#ifndef CN_CONV_H
+#define CN_CONV_H
+
+#include "simd.h"
+
+/* The sizes under the vocabulary's names. */
+typedef struct {
+    ptrdiff_t n, h, w, c, r, s, k, p, q;
+    ptrdiff_t stride_h, stride_w, top, left;
+} geometry;
+
+/* A stride beyond the padded image leaves one position, as the largest stride within it does. */
+static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const ptrdiff_t *stride,
+                                   const ptrdiff_t *padding) {
+    return (geometry){
+        .n = x.shape[0],
+        .h = x.shape[1],
+        .w = x.shape[2],
+        .c = x.shape[3],
+        .r = w.shape[0],
+        .s = w.shape[1],
+        .k = w.shape[3],
+        .p = y.shape[1],
+        .q = y.shape[2],
+        .stride_h = cn_min(stride[0], x.shape[1] + padding[0] + padding[1]),
+        .stride_w = cn_min(stride[1], x.shape[2] + padding[2] + padding[3]),
+        .top = padding[0],
+        .left = padding[2],
+    };
+}
+
+/* Part of an image, with zeros where it reaches outside. */
+typedef struct {
+    ptrdiff_t row, rows, column, columns;
+} window;
+
+static inline void copy_window(real *to, const real *image, ptrdiff_t h, ptrdiff_t w, ptrdiff_t c,
+                               window part) {
+    ptrdiff_t left = cn_clamp(-part.column, 0, part.columns);
+    ptrdiff_t end = cn_clamp(w - part.column, left, part.columns);
+    for (ptrdiff_t i = 0; i < part.rows; i++, to += part.columns * c) {
+        ptrdiff_t row = part.row + i;
+        if (row < 0 || row >= h || end == left) {
+            memset(to, 0, (size_t)(part.columns * c) * sizeof(real));
+            continue;
+        }
+        memset(to, 0, (size_t)(left * c) * sizeof(real));
+        memcpy(to + left * c, image + (row * w + part.column + left) * c,
+               (size_t)((end - left) * c) * sizeof(real));
+        memset(to + end * c, 0, (size_t)((part.columns - end) * c) * sizeof(real));
+    }
+}
+
+/* The window of x under output rows p0 .. p0+rows-1. */
+static inline window input_window(const geometry *g, ptrdiff_t p0, ptrdiff_t rows) {
+    return (window){p0 * g->stride_h - g->top, (rows - 1) * g->stride_h + g->r, -g->left,
+                    (g->q - 1) * g->stride_w + g->s};
+}
+
+/* A window in memory: its first pixel, and from row to row. */
+typedef struct {
+    const real *data;
+    ptrdiff_t pitch;
+} view;
+
+/* The image itself where the window lies inside it, and a zero-bordered copy where not. */
+static inline int inside(ptrdiff_t h, ptrdiff_t w, window part) {
+    return part.row >= 0 && part.row + part.rows <= h && part.column >= 0 &&
+           part.column + part.columns <= w;
+}
+static inline view read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t w,
+                               ptrdiff_t c, window part) {
+    if (inside(h, w, part)) return (view){image + (part.row * w + part.column) * c, w * c};
+    copy_window(scratch, image, h, w, c, part);
+    return (view){scratch, part.columns * c};
+}
+
+/* Whether 1x1 filters skip pixels of a row. */
+static inline int skips(const geometry *g) { return g->r * g->s == 1 && g->stride_w > 1; }
+
+/* Of a window's pixels those that such filters meet, side by side. */
+static inline void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows) {
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < g->q; j++, to += g->c) {
+            const real *from = x.data + i * g->stride_h * x.pitch + j * g->stride_w * g->c;
+            V_EACH(l, 0, g->c, v_store_n(to + l, v_load_n(from + l, some), some));
+        }
+}
+
+static inline ptrdiff_t window_bytes(window part, ptrdiff_t c) {
+    return part.rows * part.columns * c * (ptrdiff_t)sizeof(real);
+}
+
+/* With stride s, positions that are a modulo s meet the filter taps a, a+s, a+2s ... only: so many
+ * of an axis. */
+static inline ptrdiff_t phase_taps(ptrdiff_t filter, ptrdiff_t stride, ptrdiff_t phase) {
+    return phase < filter ? cn_ceil_div(filter - phase, stride) : 0;
+}
+
+/* Phases with taps, along an axis: those beyond the filter have none. */
+static inline ptrdiff_t phases(ptrdiff_t filter, ptrdiff_t stride) {
+    return cn_min(filter, stride);
+}
+
+#endif

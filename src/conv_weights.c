@@ -1,0 +1,269 @@
+#include "conv_weights.h"
+
+#include "gemm.h"
+#include "reduce.h"
+
+/* A product's rows are (s, c) of one filter row r, which lie side by side in x, and it sums over
+ * pixels; where filters are many, the rows are the channels of one tap, copied. */
+
+/* Output rows at a time: near 512 pixels, 256 where there are many filters. Of small images several
+ * are taken together, so that the sums are not fetched and put back for a few pixels each. */
+static ptrdiff_t weight_block(const geometry *g) {
+    return cn_clamp((g->k < 64 ? 512 : 256) / g->q, 1, g->p);
+}
+static ptrdiff_t weight_images(const geometry *g) {
+    return weight_block(g) < g->p ? 1 : cn_max(1, 64 / (g->p * g->q));
+}
+
+/* Chunks of dw, for the threads to share; in so many parts, if there is memory for them, that each
+ * makes all of dw and reads dy and x once. Of copies at most so many. */
+enum { ENOUGH = 16 };
+
+typedef struct {
+    ptrdiff_t filter_rows, weights; /* r s c rows of w; reals of w in panels */
+    ptrdiff_t parts;                /* of the reduction over the batch, at most */
+    int copies; /* whether dw is made of planes; panels of dy are where its parts would be */
+} weights_layout;
+
+/* Where filters are many, a chunk of dw is a few channels of x, for all pixels, taps and filters.
+ * It copies them to blocks (gemm.h): for each column of the filter the pixels which that column
+ * meets, row by row, so that what a tap meets of an image is one run. Rows that the filter moves
+ * along by several at once are as many planes, along which it moves by one. Few filters do not pay
+ * for the copies; fewer are enough with 16 registers, which read x more often, and where rows are
+ * short. Several small images go together; larger ones are not copied, nor would their dy be small.
+ */
+enum { MANY_FILTERS = GEMM_NV == 2 ? 256 : 1024, FEW_CHANNELS = 64, PIXELS = 256, MOST_TAPS = 256 };
+static int copies_pay(const geometry *g) {
+    return g->k >= MANY_FILTERS / 16 * cn_clamp(g->q, 4, 16) && g->c >= FEW_CHANNELS &&
+           g->r * g->s > 1 && g->r * g->s <= MOST_TAPS && g->p * g->q <= PIXELS;
+}
+
+static ptrdiff_t channel_groups(const geometry *g) {
+    ptrdiff_t blocks = cn_ceil_div(g->c, GEMM_BLOCK);
+    return cn_ceil_div(blocks, cn_ceil_div(blocks, ENOUGH));
+}
+
+static ptrdiff_t images_together(const geometry *g) { return PIXELS / (g->p * g->q); }
+
+static ptrdiff_t plane_rows(const geometry *g, ptrdiff_t phase) {
+    return g->p + phase_taps(g->r, g->stride_h, phase) - 1;
+}
+
+/* Pixels before the planes of column s and a phase; before those of column g->s are all. */
+static ptrdiff_t pixels_before(const geometry *g, ptrdiff_t images, ptrdiff_t s, ptrdiff_t phase) {
+    ptrdiff_t before = 0, column = 0;
+    for (ptrdiff_t i = 0; i < phases(g->r, g->stride_h); i++) {
+        if (i < phase) before += plane_rows(g, i);
+        column += plane_rows(g, i);
+    }
+    return (s * column + before) * images * g->q;
+}
+
+static weights_layout layout_of(const geometry *g) {
+    weights_layout o;
+    o.filter_rows = g->r * g->s * g->c;
+    o.weights = gemm_packed_size(o.filter_rows, g->k);
+    o.copies = copies_pay(g);
+    ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), ENOUGH);
+    o.parts = o.copies ? 1 : cn_min(parts, cn_max(1, (4 << 20) / (o.weights * 8)));
+    return o;
+}
+
+ptrdiff_t CN(conv_weights_size)(const geometry *g) {
+    weights_layout o = layout_of(g);
+    return o.copies ? gemm_packed_size(g->n * g->p * g->q, g->k) : o.parts * o.weights;
+}
+
+/* Where a chunk's strip of dy begins, behind the window of x. */
+static ptrdiff_t packed_dy(const geometry *g) {
+    window under = input_window(g, 0, weight_block(g));
+    return cn_round_up(weight_images(g) * window_bytes(under, g->c), 64);
+}
+
+ptrdiff_t CN(conv_weights_scratch)(const geometry *g) {
+    ptrdiff_t bytes = (ptrdiff_t)sizeof(real);
+    if (copies_pay(g)) {
+        ptrdiff_t pixels = pixels_before(g, images_together(g), g->s, 0);
+        ptrdiff_t blocks = cn_ceil_div(cn_ceil_div(g->c, GEMM_BLOCK), channel_groups(g));
+        return blocks * gemm_block_size(pixels) * bytes;
+    }
+    ptrdiff_t strip = cn_min(GEMM_STRIP, cn_round_up(g->k, VL));
+    return packed_dy(g) + weight_images(g) * weight_block(g) * g->q * strip * bytes;
+}
+
+static ptrdiff_t active_parts(weights_layout o, ptrdiff_t n) { return cn_min(o.parts, n); }
+
+/* Groups of strips of dw, each with its chunks: few, since a chunk reads x once for all its strips,
+ * but ENOUGH chunks. */
+static ptrdiff_t strip_groups(const geometry *g, weights_layout o, ptrdiff_t n) {
+    return cn_min(gemm_strips(g->k), cn_ceil_div(ENOUGH, active_parts(o, n)));
+}
+
+/* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
+ * that write beside each other would get in each other's way. */
+static int sums_are_dw(const geometry *g, weights_layout o, ptrdiff_t n) {
+    return o.copies || (active_parts(o, n) == 1 && gemm_panels(g->k) == 1);
+}
+
+ptrdiff_t CN(conv_weights_pack_chunks)(const geometry *g) {
+    return copies_pay(g) ? gemm_strips(g->k) : 0;
+}
+
+void CN(conv_weights_pack)(const geometry *g, ptrdiff_t n, const real *dy, real *workspace,
+                           ptrdiff_t chunk) {
+    ptrdiff_t j = chunk * GEMM_STRIP, pixels = n * g->p * g->q;
+    CN(gemm_pack)(workspace + pixels * j, dy + j, g->k, 1, pixels, cn_min(GEMM_STRIP, g->k - j));
+}
+
+ptrdiff_t CN(conv_weights_chunks)(const geometry *g, ptrdiff_t n) {
+    weights_layout o = layout_of(g);
+    return o.copies ? channel_groups(g) : active_parts(o, n) * strip_groups(g, o, n);
+}
+
+/* What the filter's first row meets of some images, under `rows` rows of their outputs: the pixels
+ * where they are, or a zero-bordered copy, or those that are not skipped, gathered. `line` is from
+ * row to row of x, for filters of several rows. */
+static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t images, ptrdiff_t p0,
+                           ptrdiff_t rows, real *scratch, ptrdiff_t *line) {
+    window under = input_window(g, p0, rows);
+    view x = read_window(scratch, image, g->h, g->w, g->c, under);
+    ptrdiff_t example = g->h * g->w * g->c, next = example, met = rows * g->q;
+    *line = x.pitch;
+    if (x.data == scratch) {
+        next = under.rows * x.pitch;
+        for (ptrdiff_t i = 1; i < images; i++)
+            copy_window(scratch + i * next, image + i * example, g->h, g->w, g->c, under);
+    } else if (skips(g) && g->c >= 64) { /* fewer channels do not pay for it, as measured */
+        for (ptrdiff_t i = 0; i < images; i++)
+            copy_met(scratch + i * met * g->c, (view){x.data + i * example, x.pitch}, g, rows);
+        return (gemm_rows){scratch, 1, 0, 1, images * met, g->c, 1, 0, 0};
+    }
+    ptrdiff_t down = g->stride_h * x.pitch, across = g->stride_w * g->c;
+    return (gemm_rows){x.data, 1, down, rows, g->q, across, images, next, 0};
+}
+
+/* Sums over pixels of one panel, a filter row at a time, from row to row of x; the result's pitch
+ * is the panel's own where none is given. */
+static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, gemm_panel panel,
+                     ptrdiff_t width, real *out, ptrdiff_t pitch, int accumulate) {
+    ptrdiff_t taps = g->s * g->c;
+    if (!pitch) pitch = cn_round_up(width, VL);
+    for (ptrdiff_t r = 0; r < g->r; r++, pixels.x += line, out += taps * pitch)
+        CN(gemm)(&pixels, taps, panel, width, out, pitch, (gemm_epilogue){NULL, 0, accumulate});
+}
+
+/* Zeros for some pixels outside the image. */
+static void put_border(real *blocks, ptrdiff_t block, ptrdiff_t channels, ptrdiff_t pixels) {
+    for (ptrdiff_t i = 0; i < channels; i += GEMM_BLOCK, blocks += block)
+        memset(blocks, 0, (size_t)(pixels * GEMM_BLOCK) * sizeof(real));
+}
+
+/* Some channels of images, which begin at x, as planes. */
+static void copy_planes(const geometry *g, const real *x, ptrdiff_t channels, ptrdiff_t images,
+                        real *blocks, ptrdiff_t block) {
+    for (ptrdiff_t s = 0; s < g->s; s++) {
+        ptrdiff_t first = s - g->left; /* pixel of a row, and what lies inside it of g->q */
+        ptrdiff_t left = cn_clamp(cn_ceil_div(-first, g->stride_w), 0, g->q);
+        ptrdiff_t right = cn_clamp(cn_ceil_div(g->w - first, g->stride_w), left, g->q);
+        for (ptrdiff_t phase = 0; phase < phases(g->r, g->stride_h); phase++) {
+            ptrdiff_t plane = plane_rows(g, phase);
+            for (ptrdiff_t i = 0; i < images * plane; i++, blocks += g->q * GEMM_BLOCK) {
+                ptrdiff_t row = i % plane * g->stride_h + phase - g->top;
+                ptrdiff_t begin = row < 0 || row >= g->h ? right : left;
+                ptrdiff_t pixel = (i / plane * g->h + row) * g->w + first + begin * g->stride_w;
+                put_border(blocks, block, channels, begin);
+                if (begin < right)
+                    CN(gemm_copy)(blocks + begin * GEMM_BLOCK, block, x + pixel * g->c,
+                                  g->stride_w * g->c, right - begin, channels);
+                put_border(blocks + right * GEMM_BLOCK, block, channels, g->q - right);
+            }
+        }
+    }
+}
+
+/* All taps and filters of a chunk's channels, summed over all pixels. */
+static void weights_of_copies(const geometry *g, ptrdiff_t n, const real *x, const real *panels,
+                              real *dw, ptrdiff_t chunk, real *planes) {
+    ptrdiff_t all = cn_ceil_div(g->c, GEMM_BLOCK), groups = channel_groups(g);
+    ptrdiff_t channel = cn_part(all, groups, chunk) * GEMM_BLOCK;
+    ptrdiff_t channels = cn_min(g->c, cn_part(all, groups, chunk + 1) * GEMM_BLOCK) - channel;
+    ptrdiff_t pixels = g->p * g->q, together = images_together(g);
+    gemm_columns dy = {panels, 0, n * pixels, g->k};
+    for (ptrdiff_t image = 0; image < n; image += together) {
+        ptrdiff_t images = cn_min(together, n - image);
+        ptrdiff_t block = gemm_block_size(pixels_before(g, images, g->s, 0));
+        copy_planes(g, x + image * g->h * g->w * g->c + channel, channels, images, planes, block);
+        for (ptrdiff_t j = 0; j < g->k; j += GEMM_NR) {
+            gemm_panel panel = gemm_panel_at(&dy, j);
+            panel.data += image * pixels * panel.pitch;
+            for (ptrdiff_t tap = 0; tap < g->r * g->s; tap++) {
+                ptrdiff_t r = tap / g->s, phase = r % g->stride_h, down = r / g->stride_h;
+                ptrdiff_t before = pixels_before(g, images, tap % g->s, phase) + down * g->q;
+                ptrdiff_t next = plane_rows(g, phase) * g->q * GEMM_BLOCK;
+                const real *met = planes + before * GEMM_BLOCK;
+                gemm_rows rows = {met, 1, 0, 1, pixels, GEMM_BLOCK, images, next, block};
+                CN(gemm)(&rows, channels, panel, cn_min(GEMM_NR, g->k - j),
+                         dw + (tap * g->c + channel) * g->k + j, g->k,
+                         (gemm_epilogue){NULL, 0, image > 0});
+            }
+        }
+    }
+}
+
+void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real *dy, real *dw,
+                      real *workspace, ptrdiff_t chunk, void *scratch) {
+    weights_layout o = layout_of(g);
+    if (o.copies) {
+        weights_of_copies(g, n, x, workspace, dw, chunk, scratch);
+        return;
+    }
+    ptrdiff_t strips = gemm_strips(g->k), groups = strip_groups(g, o, n), group = chunk % groups;
+    ptrdiff_t from = cn_part(strips, groups, group) * GEMM_STRIP;
+    ptrdiff_t to = cn_min(g->k, cn_part(strips, groups, group + 1) * GEMM_STRIP);
+    ptrdiff_t parts = active_parts(o, n), part = chunk / groups;
+    real *packed = (real *)((char *)scratch + packed_dy(g));
+    int direct = sums_are_dw(g, o, n);
+    real *sums = workspace + part * o.weights;
+    ptrdiff_t block = weight_block(g), together = weight_images(g), example = g->h * g->w * g->c;
+    ptrdiff_t image = cn_part(n, parts, part), end = cn_part(n, parts, part + 1);
+    int accumulate = 0;
+    for (ptrdiff_t images; image < end; image += images) {
+        images = cn_min(together, end - image);
+        for (ptrdiff_t p0 = 0; p0 < g->p; p0 += block) {
+            ptrdiff_t rows = cn_min(block, g->p - p0), line;
+            gemm_rows pixels = dw_pixels(g, x + image * example, images, p0, rows, scratch, &line);
+            const real *gradients = dy + (image * g->p + p0) * g->q * g->k;
+            for (ptrdiff_t j = from; j < to; j += GEMM_STRIP) {
+                gemm_columns strip =
+                    CN(gemm_columns_of)(packed, gradients + j, g->k, 1, images * rows * g->q,
+                                        cn_min(GEMM_STRIP, to - j), o.filter_rows, 0);
+                for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
+                    real *out = direct ? dw + j + i : sums + o.filter_rows * (j + i);
+                    dw_panel(g, pixels, line, gemm_panel_at(&strip, i),
+                             cn_min(GEMM_NR, strip.width - i), out, direct ? g->k : 0, accumulate);
+                }
+            }
+            accumulate = 1;
+        }
+    }
+}
+
+/* Rows of dw that one chunk adds up: some 4096 elements. */
+static ptrdiff_t combine_rows(const geometry *g) { return cn_max(1, 4096 / g->k); }
+
+ptrdiff_t CN(conv_weights_combine_chunks)(const geometry *g, ptrdiff_t n) {
+    weights_layout o = layout_of(g);
+    return sums_are_dw(g, o, n) ? 0 : cn_ceil_div(o.filter_rows, combine_rows(g));
+}
+
+void CN(conv_weights_combine)(const geometry *g, ptrdiff_t n, const real *workspace, real *dw,
+                              ptrdiff_t chunk) {
+    weights_layout o = layout_of(g);
+    ptrdiff_t end = cn_min(o.filter_rows, (chunk + 1) * combine_rows(g));
+    for (ptrdiff_t row = chunk * combine_rows(g); row < end; row++)
+        for (ptrdiff_t panel = 0; panel < gemm_panels(g->k); panel++) {
+            ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
+            const real *sums = workspace + gemm_packed_place(o.filter_rows, g->k, row, j);
+            CN(add_parts)(dw + row * g->k + j, sums, active_parts(o, n), o.weights, 0, width);
+        }
+}
