@@ -27,9 +27,9 @@ ARITHMETIC_FLOPS = 2 * _ELEMENTS * _TIMES
 @dataclass(frozen=True)
 class Ceiling:
     """flops: floating-point operations a second, a multiply-add counting as two, in registers.
-    Bytes a second for moving `sizes` bytes, the last of them too many for caches: `copies` reads
-    one for each that it writes, `triads` two, each by the faster of ordinary and streaming stores;
-    `copies_in_place` and `triads_in_place` write over an argument."""
+    Bytes a second for moving `sizes` bytes, the last of them too many for caches, by copies, which
+    read one for each that they write, and by triads, which read two: each by the faster of ordinary
+    and streaming stores, and in place, where they write over an argument."""
 
     dtype: str
     isa: str
@@ -65,12 +65,12 @@ class Ceiling:
 
     def __str__(self) -> str:
         ladder = ", ".join(
-            f"{_bytes(size)} {copy / 1e9:.0f}, {triad / 1e9:.0f}"
+            f"{_bytes(size)} {copy / 1e9:.0f}/{triad / 1e9:.0f}"
             for size, copy, triad in zip(self.sizes, self.copies, self.triads, strict=True)
         )
         return (
             f"ceiling of {self.threads} thread{'s' * (self.threads > 1)}, {self.isa}, "
-            f"{self.dtype}: {self.flops / 1e9:.0f} GFLOP/s; GB/s of copy and triad by bytes moved: "
+            f"{self.dtype}: {self.flops / 1e9:.0f} GFLOP/s; GB/s of copy/triad by bytes moved: "
             f"{ladder}"
         )
 

@@ -3,10 +3,10 @@
     print(model.profile(x, y, update=cnn.Adam(1e-3)))
 
 The step runs as in training, and the clock is read behind each op. An op's limit is the longer of
-its operations at the ceiling of multiply-adds and its bytes at the bandwidth of arrays of that
-size, both measured here (see `ceiling`). Bytes are those of every array that the op reads or
-writes, once; an op whose arguments have left the caches since they were made cannot reach the
-bandwidth of those that are still there."""
+its operations at the ceiling of multiply-adds and its bytes at the bandwidth of as many, with as
+large a share of them read, both measured here (see `ceiling`). Bytes are those of every array that
+the op reads or writes, once; an op whose arguments have left the caches since they were made cannot
+reach the bandwidth of those that are still there."""
 
 from __future__ import annotations
 

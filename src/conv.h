@@ -34,10 +34,10 @@ static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const 
 /* Part of an image, with zeros where it reaches outside. */
 typedef struct {
     ptrdiff_t row, rows, column, columns;
-} window;
+} patch;
 
-static inline void copy_window(real *to, const real *image, ptrdiff_t h, ptrdiff_t w, ptrdiff_t c,
-                               window part) {
+static inline void copy_patch(real *to, const real *image, ptrdiff_t h, ptrdiff_t w, ptrdiff_t c,
+                              patch part) {
     ptrdiff_t left = cn_clamp(-part.column, 0, part.columns);
     ptrdiff_t end = cn_clamp(w - part.column, left, part.columns);
     for (ptrdiff_t i = 0; i < part.rows; i++, to += part.columns * c) {
@@ -53,34 +53,34 @@ static inline void copy_window(real *to, const real *image, ptrdiff_t h, ptrdiff
     }
 }
 
-/* The window of x under output rows p0 .. p0+rows-1. */
-static inline window input_window(const geometry *g, ptrdiff_t p0, ptrdiff_t rows) {
-    return (window){p0 * g->stride_h - g->top, (rows - 1) * g->stride_h + g->r, -g->left,
-                    (g->q - 1) * g->stride_w + g->s};
+/* The patch of x under output rows p0 .. p0+rows-1. */
+static inline patch input_patch(const geometry *g, ptrdiff_t p0, ptrdiff_t rows) {
+    return (patch){p0 * g->stride_h - g->top, (rows - 1) * g->stride_h + g->r, -g->left,
+                   (g->q - 1) * g->stride_w + g->s};
 }
 
-/* A window in memory: its first pixel, and from row to row. */
+/* A patch in memory: its first pixel, and from row to row. */
 typedef struct {
     const real *data;
     ptrdiff_t pitch;
 } view;
 
-/* The image itself where the window lies inside it, and a zero-bordered copy where not. */
-static inline int inside(ptrdiff_t h, ptrdiff_t w, window part) {
+/* The image itself where the patch lies inside it, and a zero-bordered copy where not. */
+static inline int inside(ptrdiff_t h, ptrdiff_t w, patch part) {
     return part.row >= 0 && part.row + part.rows <= h && part.column >= 0 &&
            part.column + part.columns <= w;
 }
-static inline view read_window(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t w,
-                               ptrdiff_t c, window part) {
+static inline view read_patch(real *scratch, const real *image, ptrdiff_t h, ptrdiff_t w,
+                              ptrdiff_t c, patch part) {
     if (inside(h, w, part)) return (view){image + (part.row * w + part.column) * c, w * c};
-    copy_window(scratch, image, h, w, c, part);
+    copy_patch(scratch, image, h, w, c, part);
     return (view){scratch, part.columns * c};
 }
 
 /* Whether 1x1 filters skip pixels of a row. */
 static inline int skips(const geometry *g) { return g->r * g->s == 1 && g->stride_w > 1; }
 
-/* Of a window's pixels those that such filters meet, side by side. */
+/* Of a patch's pixels those that such filters meet, side by side. */
 static inline void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows) {
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < g->q; j++, to += g->c) {
@@ -89,12 +89,12 @@ static inline void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows)
         }
 }
 
-static inline ptrdiff_t window_bytes(window part, ptrdiff_t c) {
+static inline ptrdiff_t patch_bytes(patch part, ptrdiff_t c) {
     return part.rows * part.columns * c * (ptrdiff_t)sizeof(real);
 }
 
-/* With stride s, positions that are a modulo s meet the filter taps a, a+s, a+2s ... only: so many
- * of an axis. */
+/* With stride s, positions whose phase, modulo s, is a meet the filter taps a, a+s, a+2s ... only:
+ * so many of an axis. */
 static inline ptrdiff_t phase_taps(ptrdiff_t filter, ptrdiff_t stride, ptrdiff_t phase) {
     return phase < filter ? cn_ceil_div(filter - phase, stride) : 0;
 }

@@ -22,7 +22,7 @@ enum { ENOUGH = 16 };
 typedef struct {
     ptrdiff_t filter_rows, weights; /* r s c rows of w; reals of w in panels */
     ptrdiff_t parts;                /* of the reduction over the batch, at most */
-    int copies; /* whether dw is made of planes; panels of dy are where its parts would be */
+    int copies; /* whether dw is made of planes; panels of dy then are where its parts would be */
 } weights_layout;
 
 /* Where filters are many, a chunk of dw is a few channels of x, for all pixels, taps and filters.
@@ -74,21 +74,21 @@ ptrdiff_t CN(conv_weights_size)(const geometry *g) {
     return o.copies ? gemm_packed_size(g->n * g->p * g->q, g->k) : o.parts * o.weights;
 }
 
-/* Where a chunk's strip of dy begins, behind the window of x. */
-static ptrdiff_t packed_dy(const geometry *g) {
-    window under = input_window(g, 0, weight_block(g));
-    return cn_round_up(weight_images(g) * window_bytes(under, g->c), 64);
+/* Where a strip of dy begins in the scratch, behind the patch of x; in bytes. */
+static ptrdiff_t packed_offset(const geometry *g) {
+    patch under = input_patch(g, 0, weight_block(g));
+    return cn_round_up(weight_images(g) * patch_bytes(under, g->c), 64);
 }
 
 ptrdiff_t CN(conv_weights_scratch)(const geometry *g) {
     ptrdiff_t bytes = (ptrdiff_t)sizeof(real);
-    if (copies_pay(g)) {
+    if (layout_of(g).copies) {
         ptrdiff_t pixels = pixels_before(g, images_together(g), g->s, 0);
         ptrdiff_t blocks = cn_ceil_div(cn_ceil_div(g->c, GEMM_BLOCK), channel_groups(g));
         return blocks * gemm_block_size(pixels) * bytes;
     }
     ptrdiff_t strip = cn_min(GEMM_STRIP, cn_round_up(g->k, VL));
-    return packed_dy(g) + weight_images(g) * weight_block(g) * g->q * strip * bytes;
+    return packed_offset(g) + weight_images(g) * weight_block(g) * g->q * strip * bytes;
 }
 
 static ptrdiff_t active_parts(weights_layout o, ptrdiff_t n) { return cn_min(o.parts, n); }
@@ -106,7 +106,7 @@ static int sums_are_dw(const geometry *g, weights_layout o, ptrdiff_t n) {
 }
 
 ptrdiff_t CN(conv_weights_pack_chunks)(const geometry *g) {
-    return copies_pay(g) ? gemm_strips(g->k) : 0;
+    return layout_of(g).copies ? gemm_strips(g->k) : 0;
 }
 
 void CN(conv_weights_pack)(const geometry *g, ptrdiff_t n, const real *dy, real *workspace,
@@ -125,14 +125,14 @@ ptrdiff_t CN(conv_weights_chunks)(const geometry *g, ptrdiff_t n) {
  * row to row of x, for filters of several rows. */
 static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t images, ptrdiff_t p0,
                            ptrdiff_t rows, real *scratch, ptrdiff_t *line) {
-    window under = input_window(g, p0, rows);
-    view x = read_window(scratch, image, g->h, g->w, g->c, under);
+    patch under = input_patch(g, p0, rows);
+    view x = read_patch(scratch, image, g->h, g->w, g->c, under);
     ptrdiff_t example = g->h * g->w * g->c, next = example, met = rows * g->q;
     *line = x.pitch;
     if (x.data == scratch) {
         next = under.rows * x.pitch;
         for (ptrdiff_t i = 1; i < images; i++)
-            copy_window(scratch + i * next, image + i * example, g->h, g->w, g->c, under);
+            copy_patch(scratch + i * next, image + i * example, g->h, g->w, g->c, under);
     } else if (skips(g) && g->c >= 64) { /* fewer channels do not pay for it, as measured */
         for (ptrdiff_t i = 0; i < images; i++)
             copy_met(scratch + i * met * g->c, (view){x.data + i * example, x.pitch}, g, rows);
@@ -221,7 +221,7 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
     ptrdiff_t from = cn_part(strips, groups, group) * GEMM_STRIP;
     ptrdiff_t to = cn_min(g->k, cn_part(strips, groups, group + 1) * GEMM_STRIP);
     ptrdiff_t parts = active_parts(o, n), part = chunk / groups;
-    real *packed = (real *)((char *)scratch + packed_dy(g));
+    real *packed = (real *)((char *)scratch + packed_offset(g));
     int direct = sums_are_dw(g, o, n);
     real *sums = workspace + part * o.weights;
     ptrdiff_t block = weight_block(g), together = weight_images(g), example = g->h * g->w * g->c;

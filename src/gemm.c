@@ -422,8 +422,7 @@ void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                             cn_min(GEMM_NR, width - j));
 }
 
-/* One step of the blocks that some columns are copied to; to a last step nothing is stored beyond.
- */
+/* One step of the copy; beyond the last nothing is stored. */
 CN_INLINE void copy_step(real *to, ptrdiff_t block, const real *x, ptrdiff_t columns,
                          const int last) {
     ptrdiff_t i = 0;

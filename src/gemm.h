@@ -78,7 +78,7 @@ CN_INLINE ptrdiff_t gemm_strips(ptrdiff_t columns) { return cn_ceil_div(columns,
 /* Packs columns of w, w[l*row + j*column], into panels at `packed`; row or column is 1. */
 void CN(gemm_pack)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth,
                    ptrdiff_t width);
-/* Rows from .. to of that, of w[l*row + j]. */
+/* The same where column is 1, of rows from .. to only; w and the panels begin with row 0. */
 void CN(gemm_pack_rows)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t from, ptrdiff_t to,
                         ptrdiff_t depth, ptrdiff_t width);
 
@@ -111,13 +111,13 @@ CN_INLINE gemm_panel gemm_panel_at(const gemm_columns *columns, ptrdiff_t j) {
  * it needs and no more. GEMM_BLOCK rows are whole tiles, of a wide panel and of a narrow one. */
 enum { GEMM_BLOCK = 12 };
 
-/* Room for `steps` of a block; what it has more keeps blocks from a power of two, and takes what is
- * stored beyond the last step. */
+/* Room for `steps` of a block; what it has more keeps blocks from a power of two. */
 CN_INLINE ptrdiff_t gemm_block_size(ptrdiff_t steps) {
     return steps * GEMM_BLOCK + 64 / (ptrdiff_t)sizeof(real);
 }
 
-/* Copies columns of x, `steps` rows of it that lie `ld` apart, to blocks that lie `block` apart. */
+/* Copies columns of x, `steps` rows of it that lie `ld` apart, to blocks that lie `block` apart.
+ * Nothing is stored beyond the last step: those of another chunk may follow. */
 void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, ptrdiff_t steps,
                    ptrdiff_t columns);
 

@@ -14,7 +14,7 @@ typedef uint64_t lanes64 __attribute__((vector_size(CN_VECTOR_BYTES), aligned(8)
 enum { LANES64 = CN_VECTOR_BYTES / 8 };
 
 /* Counters of one call: some vectors of them, so that one's products run under the others'. Three
- * have just room in 16 registers, four in 32. */
+ * have just room in 16 registers; of the widest there are 32, for four. */
 enum {
     PHILOX_VECTORS = CN_VECTOR_BYTES == 64 ? 4 : 3,
     CN_PHILOX_COUNTERS = PHILOX_VECTORS * LANES64

@@ -10,7 +10,7 @@ enum { DEPTH = 512, ROWS = 256 };
 
 /* Rows at a time where x goes by columns: what a tile meets of x is then as large as its panel, and
  * both are to stay near. */
-enum { DEPTH_BY_COLUMNS = DEPTH / (GEMM_TOGETHER > 1 ? 4 : 2) };
+enum { WIDE_PANELS = GEMM_TOGETHER == 1, DEPTH_BY_COLUMNS = DEPTH / (WIDE_PANELS ? 2 : 4) };
 
 /* Blocks of `rows` rows, with as many columns as `strips` hold: some 16 chunks where there is
  * enough to do, rows for an eighth or less of what packing takes, and not more than caches hold.
@@ -208,7 +208,6 @@ enum { DEPTH_COPIED = DEPTH / 2 };
  * there sets must be few, and what all panels read much. Copies of a batch that is most of a
  * dataset would be too large. */
 enum {
-    WIDE_PANELS = GEMM_TOGETHER == 1,
     MANY_PANELS = 8,
     FEW_COLUMNS = 64,
     FEW_EXAMPLES = 32,
@@ -223,10 +222,10 @@ static backward_layout layout_of(const affine_backward *a) {
     o.m = a->w.shape[1];
     int few_sets = o.d * bytes % 1024 == 0;
     int many_panels = gemm_panels(o.m) >= MANY_PANELS && o.d > FEW_COLUMNS;
-    int narrow_pay = !WIDE_PANELS && (few_sets || many_panels);
-    o.copies =
-        cn_present(a->dw) && n > FEW_EXAMPLES && n * (o.d + o.m) <= MOST_COPIED / bytes &&
-        (WIDE_PANELS ? few_sets && gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes : narrow_pay);
+    int pay = WIDE_PANELS ? few_sets : few_sets || many_panels;
+    o.copies = cn_present(a->dw) && pay && n > FEW_EXAMPLES &&
+               n * (o.d + o.m) <= MOST_COPIED / bytes &&
+               (!WIDE_PANELS || gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes);
     /* Copied already, few rows cost a chunk nothing. */
     ptrdiff_t strips = gemm_strips(o.m), most = cn_ceil_div(o.d, 2 * GEMM_BLOCK);
     o.weight_blocks = o.copies ? cn_clamp(MANY_CHUNKS / strips, cn_ceil_div(o.d, ROWS), most)
@@ -235,7 +234,7 @@ static backward_layout layout_of(const affine_backward *a) {
      * batch at hand, not by `copies`, which a larger batch to come would change. */
     o.parts = 1;
     if (n >= 2 * PART) {
-        ptrdiff_t blocks = narrow_pay ? most : row_blocks(o.d, strips, PART);
+        ptrdiff_t blocks = pay && !WIDE_PANELS ? most : row_blocks(o.d, strips, PART);
         o.parts = cn_clamp(MANY_CHUNKS / (blocks * strips), 1,
                            cn_clamp((4 << 20) / (o.d * o.m * 8), 1, n / PART));
     }

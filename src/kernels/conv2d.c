@@ -38,9 +38,9 @@ static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const p
     return NULL;
 }
 
-/* Output rows of one chunk: their input window stays near 128 KiB. */
+/* Output rows of one chunk: their input patch stays near 128 KiB. */
 static ptrdiff_t forward_block(const geometry *g) {
-    window one = input_window(g, 0, 1);
+    patch one = input_patch(g, 0, 1);
     return cn_clamp((128 << 10) / ((ptrdiff_t)sizeof(real) * one.columns * g->c * g->stride_h), 1,
                     g->p);
 }
@@ -113,7 +113,7 @@ static ptrdiff_t forward_scratch(const void *args) {
     geometry g = forward_geometry(args);
     winograd o = winograd_of(&g, g.n, ((const conv2d_forward *)args)->winograd);
     if (o.m) return CN(winograd_scratch)(&o) * (ptrdiff_t)sizeof(real);
-    return window_bytes(input_window(&g, 0, forward_block(&g)), g.c);
+    return patch_bytes(input_patch(&g, 0, forward_block(&g)), g.c);
 }
 
 /* A filter of one panel is packed as it stands. */
@@ -159,9 +159,9 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     }
     ptrdiff_t block = forward_block(&g), blocks = cn_ceil_div(g.p, block);
     ptrdiff_t image = chunk / blocks, p0 = chunk % blocks * block, rows = cn_min(block, g.p - p0);
-    window part = input_window(&g, p0, rows);
-    view x = read_window(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h, g.w, g.c,
-                         part);
+    patch part = input_patch(&g, p0, rows);
+    view x =
+        read_patch(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h, g.w, g.c, part);
     ptrdiff_t depth = g.r * g.s * g.c;
     real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
     const real *packed = filter_is_panel(&g) ? a->w.data : a->head.workspace;
@@ -200,9 +200,9 @@ static void merge(const void *args, const cn_step *step, ptrdiff_t chunk, void *
                       g.k, chunk);
 }
 
-/* dx. With stride s, the pixels of dx whose position plus the padding is a modulo s meet the filter
- * taps a, a+s, a+2s ... only: s*s ordinary stride-1 convolutions of dy, each with its own part of
- * the filter, turned around. Nothing is ever multiplied by an inserted zero. */
+/* dx. By the phase of their positions, padding counted, its pixels belong to s*s ordinary stride-1
+ * convolutions of dy, each with its own part of the filter, turned around. Nothing is ever
+ * multiplied by an inserted zero. */
 
 /* The packed filters of phase (a, b) begin after those of all phases before it. */
 static ptrdiff_t phase_offset(const geometry *g, ptrdiff_t a, ptrdiff_t b) {
@@ -234,17 +234,17 @@ static void pack_phase(const conv2d_backward *args, const geometry *g, real *pac
 
 static ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return a / b - (a % b < 0); }
 
-/* The window of dy that rows i0 .. i0+rows-1 of dx read. */
-static window dy_window(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
+/* The patch of dy that rows i0 .. i0+rows-1 of dx read. */
+static patch dy_patch(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
     ptrdiff_t row = floor_div(i0 + g->top, g->stride_h) - (phase_taps(g->r, g->stride_h, 0) - 1);
     ptrdiff_t column = floor_div(g->left, g->stride_w) - (phase_taps(g->s, g->stride_w, 0) - 1);
-    return (window){row, floor_div(i0 + rows - 1 + g->top, g->stride_h) - row + 1, column,
-                    floor_div(g->w - 1 + g->left, g->stride_w) - column + 1};
+    return (patch){row, floor_div(i0 + rows - 1 + g->top, g->stride_h) - row + 1, column,
+                   floor_div(g->w - 1 + g->left, g->stride_w) - column + 1};
 }
 
 /* Where 1x1 filters skip some pixels and meet none outside the image, y has a row for every
  * stride_h of x, begun or whole. The gradients of those they meet are then made side by side and
- * spread, with zeros for the others; which pays where a pixel fills a line or, of wide vectors,
+ * spread, with zeros for the others; which pays where a pixel fills a line or, with 32 registers,
  * two. */
 static int spreads(const geometry *g) {
     int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
@@ -253,14 +253,14 @@ static int spreads(const geometry *g) {
 }
 
 static ptrdiff_t dx_block(const geometry *g) {
-    ptrdiff_t deep = spreads(g) ? cn_max(g->k, g->c) : g->k, columns = dy_window(g, 0, 1).columns;
+    ptrdiff_t deep = spreads(g) ? cn_max(g->k, g->c) : g->k, columns = dy_patch(g, 0, 1).columns;
     ptrdiff_t rows = (128 << 10) * g->stride_h / ((ptrdiff_t)sizeof(real) * columns * deep);
     return cn_clamp(rows, 1, g->h);
 }
 
-/* Rows of dx from row i on, from the window of dy: one, or at stride 1 several that follow each
+/* Rows of dx from row i on, from the patch of dy: one, or at stride 1 several that follow each
  * other in dy as in dx. */
-static void dx_rows(const geometry *g, const real *packed, view dy, window part, ptrdiff_t i,
+static void dx_rows(const geometry *g, const real *packed, view dy, patch part, ptrdiff_t i,
                     ptrdiff_t together, real *dx) {
     ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
     ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1) - part.row;
@@ -345,7 +345,7 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     } else if (cn_present(a->dx)) {
         filters = gemm_packed_size(g->r * g->s * g->k, g->c);
         ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
-        ptrdiff_t under = window_bytes(dy_window(g, 0, rows + g->stride_h), g->k);
+        ptrdiff_t under = patch_bytes(dy_patch(g, 0, rows + g->stride_h), g->k);
         o.scratch = spreads(g) ? met * bytes : under;
     }
     if (cn_present(a->dw) && dw.m) {
@@ -457,7 +457,7 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
     }
     ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
     ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
-    window part = dy_window(g, i0, rows);
+    patch part = dy_patch(g, i0, rows);
     const real *gradients = (const real *)a->dy.data + image * g->p * g->q * g->k;
     if (spreads(g)) {
         dx_spread(g, a->head.workspace, gradients, i0, rows, scratch,
@@ -465,7 +465,7 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
                   rows_past_caches(a->dx, NULL));
         return;
     }
-    view dy = read_window(scratch, gradients, g->p, g->q, g->k, part);
+    view dy = read_patch(scratch, gradients, g->p, g->q, g->k, part);
     ptrdiff_t stride = g->stride_h * g->stride_w;
     ptrdiff_t together = stride == 1 && dy.pitch == g->w * g->k ? rows : 1;
     for (ptrdiff_t i = i0; i < i0 + rows; i += together)
