@@ -136,10 +136,10 @@ static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t image
     } else if (skips(g) && g->c >= 64) { /* fewer channels do not pay for it, as measured */
         for (ptrdiff_t i = 0; i < images; i++)
             copy_met(scratch + i * met * g->c, (view){x.data + i * example, x.pitch}, g, rows);
-        return (gemm_rows){scratch, 1, 0, 1, images * met, g->c, 1, 0, 0};
+        return (gemm_rows){scratch, 1, 0, 1, images * met, g->c, 1, 0, 0, 0};
     }
     ptrdiff_t down = g->stride_h * x.pitch, across = g->stride_w * g->c;
-    return (gemm_rows){x.data, 1, down, rows, g->q, across, images, next, 0};
+    return (gemm_rows){x.data, 1, down, rows, g->q, across, images, next, 0, 0};
 }
 
 /* Sums over pixels of one panel, a filter row at a time, from row to row of x; the result's pitch
@@ -201,7 +201,7 @@ static void weights_of_copies(const geometry *g, ptrdiff_t n, const real *x, con
                 ptrdiff_t before = pixels_before(g, images, tap % g->s, phase) + down * g->q;
                 ptrdiff_t next = plane_rows(g, phase) * g->q * GEMM_BLOCK;
                 const real *met = planes + before * GEMM_BLOCK;
-                gemm_rows rows = {met, 1, 0, 1, pixels, GEMM_BLOCK, images, next, block};
+                gemm_rows rows = {met, 1, 0, 1, pixels, GEMM_BLOCK, images, next, block, 0};
                 CN(gemm)(&rows, channels, panel, cn_min(GEMM_NR, g->k - j),
                          dw + (tap * g->c + channel) * g->k + j, g->k,
                          (gemm_epilogue){NULL, 0, image > 0});

@@ -4,6 +4,8 @@
  * stays in place it may be far away, in another core's cache. A tile of one vector a row has no
  * register left for that. The other tiles ask for what they have: a branch would cost more. */
 enum { PANEL_AHEAD = 24 };
+/* Longer rows would drive each other out of the first cache. */
+enum { FAR_TERMS = 256 };
 
 /* Where the last vector of a row holds little, half a vector is multiplied in half the time. */
 #if CN_VECTOR_BYTES == 64
@@ -119,6 +121,7 @@ typedef struct {
     ptrdiff_t ahead; /* lines of y are asked for so many tiles ahead */
     int plain;       /* results are whole vectors, and stored as they are */
     real *aside;     /* otherwise tiles begin and end here: `fetch` fills it, `finish` reads it */
+    int follows;     /* whether to ask for rows that follow, where there is no panel to ask for */
 } product;
 
 static __attribute__((noinline)) void fetch(const product *o, ptrdiff_t rows, ptrdiff_t nv,
@@ -258,6 +261,10 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
         if (asks && FEW_REGISTERS) {
             /* A line a turn: where a row is one, those of every other row, then the others. */
             ask = panel->next - panel->data + next->tile % 2 * panel->pitch;
+        } else if (asks && nv == GEMM_NV && o->follows) {
+            /* Every fourth line of x, four tiles ahead; the next tile takes the lines between. */
+            ask = next->x + 4 * rows * o->x->ld - panel->data;
+            ask += next->tile % 4 * (64 / (ptrdiff_t)sizeof(real)), apart = 0;
         } else if (asks && !next->tile) {
             ask = PANEL_AHEAD * panel->pitch; /* its own */
         } else if (asks) {
@@ -352,7 +359,9 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
     int asks = panel.next && g->step == 1;
     int second = FEW_REGISTERS ? asks : HALVES && last <= VL / 2;
     _Alignas(64) real aside[ACCUMULATORS * VL];
-    product o = {g, panel, last, ldy, &epilogue, few_terms ? 2 : 0, plain, aside};
+    int in_order = g->groups * g->runs == 1 && g->step == 1 && g->ld == g->run_length;
+    int follows = g->far && in_order && g->run_length <= FAR_TERMS && !panel.next;
+    product o = {g, panel, last, ldy, &epilogue, few_terms ? 2 : 0, plain, aside, follows};
     ptrdiff_t at_once = g->block ? GEMM_BLOCK : m;
     for (ptrdiff_t i = 0; i < m; i += at_once)
         panels[nv - 1][second](&o, g->x + i / at_once * g->block, cn_min(at_once, m - i),

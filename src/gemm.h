@@ -35,6 +35,8 @@ typedef struct {
     ptrdiff_t groups;
     ptrdiff_t group_stride;
     ptrdiff_t block; /* from block to block of rows, or 0: they lie in none */
+    int far;         /* whether they come from memory: where they follow each other, tiles ask for
+                        some that are to come, with 32 registers */
 } gemm_rows;
 
 typedef struct {

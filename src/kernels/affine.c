@@ -52,7 +52,7 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
         ptrdiff_t some = cn_min(at_once, depth - l);
         int last = l + some == depth;
         gemm_rows rows = {
-            x.data + from * x.row + l * x.column, x.row, 0, 1, some, x.column, 1, 0, 0};
+            x.data + from * x.row + l * x.column, x.row, 0, 1, some, x.column, 1, 0, 0, 0};
         const real *right = w.data + l * w.row + first * w.column;
         gemm_columns met =
             CN(gemm_columns_of)(packed, right, w.row, w.column, some, width, to - from, !last);
@@ -334,8 +334,8 @@ static void product_of_copies(backward_layout o, const char *workspace, ptrdiff_
                        cn_min(GEMM_STRIP, o.m - first)};
     ptrdiff_t at_once = cn_ceil_div(to - from, cn_ceil_div(to - from, DEPTH_COPIED));
     for (ptrdiff_t l = from; l < to; l += at_once) {
-        gemm_rows rows = {x + l * GEMM_BLOCK, 1, 0, 1,    cn_min(at_once, to - l),
-                          GEMM_BLOCK,         1, 0, block};
+        gemm_rows rows = {x + l * GEMM_BLOCK, 1, 0, 1,     cn_min(at_once, to - l),
+                          GEMM_BLOCK,         1, 0, block, 0};
         for (ptrdiff_t j = 0; j < dy.width; j += GEMM_NR) {
             gemm_panel panel = gemm_panel_at(&dy, j);
             panel.data += l * panel.pitch;

@@ -176,7 +176,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
         for (ptrdiff_t i = 0; i < rows; i += together) {
-            gemm_rows pixels = {x.data + i * down, across, x.pitch, g.r, g.s * g.c, 1, 1, 0, 0};
+            gemm_rows pixels = {x.data + i * down, across, x.pitch, g.r, g.s * g.c, 1, 1, 0, 0, 1};
             CN(gemm)(&pixels, together * g.q, gemm_packed(packed + depth * j, width), width,
                      y + i * g.q * g.k + j, g.k, epilogue);
         }
@@ -282,7 +282,8 @@ static void dx_rows(const geometry *g, const real *packed, view dy, patch part, 
                           1,
                           1,
                           0,
-                          0};
+                          0,
+                          1};
         const real *panels = packed + phase_offset(g, a, b);
         for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
@@ -299,7 +300,7 @@ CN_INLINE void put_zeros(real *dx, ptrdiff_t count, int past) {
 static void dx_spread(const geometry *g, const real *packed, const real *dy, ptrdiff_t i0,
                       ptrdiff_t rows, real *met, real *dx, int past) {
     ptrdiff_t p0 = cn_ceil_div(i0, g->stride_h), p1 = cn_ceil_div(i0 + rows, g->stride_h);
-    gemm_rows read = {dy + p0 * g->q * g->k, g->k, 0, 1, g->k, 1, 1, 0, 0};
+    gemm_rows read = {dy + p0 * g->q * g->k, g->k, 0, 1, g->k, 1, 1, 0, 0, 1};
     for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
         CN(gemm)(&read, (p1 - p0) * g->q, gemm_packed(packed + g->k * j, width), width, met + j,
