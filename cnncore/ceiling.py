@@ -154,7 +154,7 @@ def _memory(dtype: str, isa: str, threads: int, moved: int) -> tuple[float, floa
 
 
 def measure(dtype: str, isa: str, threads: int) -> Ceiling:
-    """Takes about two seconds."""
+    """Takes some three seconds."""
     flops = ARITHMETIC_FLOPS / _best(arithmetic(dtype, isa), threads, together=0.3)
     ladder = [_memory(dtype, isa, threads, size) for size in SIZES]
     return Ceiling(dtype, isa, threads, flops, SIZES, *zip(*ladder, strict=True))

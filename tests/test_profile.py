@@ -105,6 +105,9 @@ def test_ceiling_is_plausible(dtype):
         assert len(ladder) == len(found.sizes)
         assert all(1e7 < rate < 1e13 for rate in ladder)
     assert found.seconds(found.flops, Moved(1, 0)) == pytest.approx(1)
+    assert found.seconds(1, Moved(0, round(found.copies[-1]))) <= 2
+    assert found.bandwidth(Moved(0, 1)) == found.copies[0]
+    assert found.bandwidth(Moved(1, 0)) == max(found.copies[0], found.triads[0])
     assert "GFLOP/s" in str(found)
 
 
