@@ -12,7 +12,7 @@ from .plan import Op, Tensor, kernel_fields, op_cost, unread
 
 
 def fuse(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
-    ops = relu_into_producer(share_gradient_of_add(ops), keep)
+    ops = relu_into_producer(share_gradient_of_add(covering_filters(ops)), keep)
     ops = relu_into_max_pool_backward(relu_into_batchnorm_backward(ops, keep), keep)
     return again_before_backward(moments_into_convolution(sum_into_relu_backward(ops, keep)), keep)
 
@@ -80,6 +80,28 @@ def _tile(r: int, made: Sequence[int], c: int, k: int, examples: int) -> int:
     return best
 
 
+def covering_filters(ops: Sequence[Op]) -> list[Op]:
+    """A convolution whose filters cover the whole image is an affine layer: the same sums, and all
+    examples in one matrix product."""
+    return [_as_affine(op) if op.op == "conv2d" else op for op in ops]
+
+
+def _as_affine(op: Op) -> Op:
+    filters = op.inputs["w"].shape
+    if op.inputs["x"].shape[1:3] != filters[:2] or any(op.attributes["padding"]):
+        return op
+
+    def flat(name: str, tensor: Tensor) -> Tensor:
+        shapes = dict.fromkeys(("w", "dw"), (prod(filters[:3]), filters[3]))
+        shapes |= dict.fromkeys(("y", "dy"), (tensor.shape[0], filters[3]))
+        shape = shapes.get(name)
+        return replace(tensor, shape=shape, source=tensor) if shape else tensor
+
+    inputs = {name: flat(name, tensor) for name, tensor in op.inputs.items()}
+    outputs = {name: flat(name, tensor) for name, tensor in op.outputs.items()}
+    return Op("affine", op.function, inputs, outputs, {}, op.layer, replaces=op.plain())
+
+
 def share_gradient_of_add(ops: Sequence[Op]) -> list[Op]:
     """Both gradients of an addition are dy itself: readers read dy, nothing is copied."""
     alias: dict[Tensor, Tensor] = {}
@@ -110,7 +132,7 @@ def relu_into_producer(ops: Sequence[Op], keep: Sequence[Tensor]) -> list[Op]:
         able = "relu" in kernel_fields().get(before.kernel, {}) and not before.fused
         if op.kernel != "relu_forward" or not able:
             return None
-        if op.inputs["x"].root is not before.outputs["y"]:
+        if op.inputs["x"].root is not before.outputs["y"].root:
             return None
         y = replace(op.outputs["y"], shape=before.outputs["y"].shape, source=op.outputs["y"])
         return replace(before, outputs=before.outputs | {"y": y}, fused={"relu": 1})

@@ -272,6 +272,35 @@ def test_moments_made_by_a_convolution_are_those_of_batch_normalization(data, ne
     np.testing.assert_allclose(fused[1], parts[1], rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("n", [1, 17, 40])
+def test_filters_that_cover_the_image_are_an_affine_layer(data, n):
+    """With a ReLU behind or batch normalization, in training and at test time, where a result does
+    not depend on how many examples come together."""
+    x, y = data
+    net = [
+        cnn.Conv2d(8, 3), cnn.Conv2d(12, 4, name="covers"), cnn.ReLU(),
+        cnn.Conv2d(7, 1, name="too"), cnn.BatchNorm(),
+        cnn.Conv2d(5, 1, padding=1, name="bordered"), cnn.Flatten(), cnn.Affine(4),
+    ]  # fmt: skip
+    model = model_of(net=net)
+    plan = model.architecture.plan(Purpose("gradients", 40, model.isa, model.loss, model.l2))
+    ops = {(op.layer, op.function): op for op in plan.ops}
+    for layer in ("covers", "too"):
+        for function in ("forward", "backward"):
+            op = ops[layer, function]
+            assert op.op == "affine"
+            assert op.replaces[0].op == "conv2d"
+    assert ops["covers", "forward"].fused == {"relu": 1}
+    assert ops["bordered", "forward"].op == ops["0", "backward"].op == "conv2d"
+    if n > 1:  # batch normalization has no statistics of one value
+        fused, parts = fused_and_plain(model, plan, x, y, n)
+        np.testing.assert_allclose(fused[0], parts[0], rtol=1e-12)
+        np.testing.assert_allclose(fused[1], parts[1], rtol=1e-9, atol=1e-12)
+    single = model_of("float32", net)
+    whole = single.scores(x)
+    assert single.scores(x[:n]).tobytes() == whole[:n].tobytes()
+
+
 def test_several_steps_in_one_run_equal_single_runs(data):
     x, y = data
     digests = []
