@@ -75,6 +75,14 @@ CN_INLINE vec v_shuffle(vec a, vec b, ivec index) {
 #endif
 }
 
+/* The sum of the lanes, by halves. */
+CN_INLINE real v_sum(vec a) {
+#pragma GCC unroll 4
+    for (int half = VL / 2; half > 0; half /= 2)
+        a += v_shuffle(a, a, (v_lanes() + half) & (VL - 1));
+    return a[0];
+}
+
 /* The first n elements; the others are zero. The tail of a row goes through the same vector
  * expression as its body, so that an element's bits do not depend on where it stands. */
 #if defined(CN_AVX512)

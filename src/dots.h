@@ -1,0 +1,31 @@
+/* Matrix product with few columns, as dot products: where a vector of columns would be mostly
+ * empty.
+ *
+ *     y[i*row + j*column] = sum over l of x[i*ld + l] * w[j*ldw + l], + bias[j]
+ *
+ * Both sides lie along the sum. It is kept in VL parts, added up at the end, in an order that
+ * depends on the depth alone. */
+#ifndef CN_DOTS_H
+#define CN_DOTS_H
+
+#include "simd.h"
+
+/* So few columns fill half a vector at most. Where parts of vectors are not loaded at once, short
+ * sums do not pay for adding the parts up. */
+enum { DOTS_MOST = 4, DOTS_LEAST = CN_VECTOR_BYTES == 64 ? 1 : 16 };
+CN_INLINE int dots_pay(ptrdiff_t columns, ptrdiff_t depth) {
+    return columns <= cn_min(VL / 2, DOTS_MOST) && depth >= DOTS_LEAST * columns;
+}
+
+typedef struct {
+    const real *x;
+    ptrdiff_t ld, rows;
+    const real *w;
+    ptrdiff_t ldw, columns, depth;
+} dots;
+
+/* With a bias, or NULL, and a ReLU. */
+void CN(dots_run)(const dots *o, const real *bias, int relu, real *y, ptrdiff_t row,
+                  ptrdiff_t column);
+
+#endif
