@@ -148,6 +148,15 @@ static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     return n * cn_ceil_div(g.p, forward_block(&g));
 }
 
+/* Leaves out the filter rows that meet nothing of an image of h rows, at and after `row`: they
+ * would add zeros. */
+static void meet(gemm_rows *pixels, gemm_panel *filters, ptrdiff_t row, ptrdiff_t h) {
+    ptrdiff_t first = cn_clamp(-row, 0, pixels->runs), end = cn_clamp(h - row, first, pixels->runs);
+    pixels->x += first * pixels->run_stride;
+    pixels->runs = end - first;
+    filters->data += first * pixels->run_length * filters->pitch;
+}
+
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const conv2d_forward *a = args;
     geometry g = forward_geometry(a);
@@ -175,10 +184,12 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
+        gemm_panel filters = gemm_packed(packed + depth * j, width);
         for (ptrdiff_t i = 0; i < rows; i += together) {
             gemm_rows pixels = {x.data + i * down, across, x.pitch, g.r, g.s * g.c, 1, 1, 0, 0, 1};
-            CN(gemm)(&pixels, together * g.q, gemm_packed(packed + depth * j, width), width,
-                     y + i * g.q * g.k + j, g.k, epilogue);
+            gemm_panel met = filters;
+            if (together == 1) meet(&pixels, &met, part.row + i * g.stride_h, g.h);
+            CN(gemm)(&pixels, together * g.q, met, width, y + i * g.q * g.k + j, g.k, epilogue);
         }
     }
     /* While the rows are at hand. */
@@ -287,8 +298,11 @@ static void dx_rows(const geometry *g, const real *packed, view dy, patch part, 
         const real *panels = packed + phase_offset(g, a, b);
         for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
-            CN(gemm)(&read, pixels, gemm_packed(panels + depth * j, width), width,
-                     dx + j0 * g->c + j, g->stride_w * g->c, (gemm_epilogue){NULL, 0, 0});
+            gemm_rows met = read;
+            gemm_panel filters = gemm_packed(panels + depth * j, width);
+            if (together == 1) meet(&met, &filters, part.row + row, g->p);
+            CN(gemm)(&met, pixels, filters, width, dx + j0 * g->c + j, g->stride_w * g->c,
+                     (gemm_epilogue){NULL, 0, 0});
         }
     }
 }
