@@ -3,7 +3,7 @@
 #ifndef CN_CONV_H
 #define CN_CONV_H
 
-#include "simd.h"
+#include "gemm.h"
 
 /* The sizes under the vocabulary's names. */
 typedef struct {
@@ -91,6 +91,15 @@ static inline void copy_met(real *to, view x, const geometry *g, ptrdiff_t rows)
 
 static inline ptrdiff_t patch_bytes(patch part, ptrdiff_t c) {
     return part.rows * part.columns * c * (ptrdiff_t)sizeof(real);
+}
+
+/* Leaves out the filter rows that meet nothing of an image of h rows, at and after `row`: they
+ * would add zeros. */
+static inline void meet(gemm_rows *pixels, gemm_panel *filters, ptrdiff_t row, ptrdiff_t h) {
+    ptrdiff_t first = cn_clamp(-row, 0, pixels->runs), end = cn_clamp(h - row, first, pixels->runs);
+    pixels->x += first * pixels->run_stride;
+    pixels->runs = end - first;
+    filters->data += first * pixels->run_length * filters->pitch;
 }
 
 /* With stride s, positions whose phase, modulo s, is a meet the filter taps a, a+s, a+2s ... only:

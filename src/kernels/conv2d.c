@@ -1,6 +1,7 @@
 #include "conv2d.h"
 
 #include "conv.h"
+#include "conv_input.h"
 #include "conv_weights.h"
 #include "gemm.h"
 #include "moments.h"
@@ -148,15 +149,6 @@ static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     return n * cn_ceil_div(g.p, forward_block(&g));
 }
 
-/* Leaves out the filter rows that meet nothing of an image of h rows, at and after `row`: they
- * would add zeros. */
-static void meet(gemm_rows *pixels, gemm_panel *filters, ptrdiff_t row, ptrdiff_t h) {
-    ptrdiff_t first = cn_clamp(-row, 0, pixels->runs), end = cn_clamp(h - row, first, pixels->runs);
-    pixels->x += first * pixels->run_stride;
-    pixels->runs = end - first;
-    filters->data += first * pixels->run_length * filters->pitch;
-}
-
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const conv2d_forward *a = args;
     geometry g = forward_geometry(a);
@@ -211,126 +203,8 @@ static void merge(const void *args, const cn_step *step, ptrdiff_t chunk, void *
                       g.k, chunk);
 }
 
-/* dx. By the phase of their positions, padding counted, its pixels belong to s*s ordinary stride-1
- * convolutions of dy, each with its own part of the filter, turned around. Nothing is ever
- * multiplied by an inserted zero. */
-
-/* The packed filters of phase (a, b) begin after those of all phases before it. */
-static ptrdiff_t phase_offset(const geometry *g, ptrdiff_t a, ptrdiff_t b) {
-    ptrdiff_t before = 0;
-    for (ptrdiff_t i = 0; i < a; i++) before += phase_taps(g->r, g->stride_h, i) * g->s;
-    for (ptrdiff_t i = 0; i < b; i++)
-        before += phase_taps(g->r, g->stride_h, a) * phase_taps(g->s, g->stride_w, i);
-    return before * g->k * cn_round_up(g->c, VL);
-}
-
-static void pack_phase(const conv2d_backward *args, const geometry *g, real *packed, ptrdiff_t a,
-                       ptrdiff_t b) {
-    ptrdiff_t rows = phase_taps(g->r, g->stride_h, a), columns = phase_taps(g->s, g->stride_w, b);
-    ptrdiff_t depth = rows * columns * g->k;
-    packed += phase_offset(g, a, b);
-    for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
-        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
-        for (ptrdiff_t t = 0; t < rows; t++)
-            for (ptrdiff_t u = 0; u < columns; u++) {
-                ptrdiff_t r = a + (rows - 1 - t) * g->stride_h;
-                ptrdiff_t s = b + (columns - 1 - u) * g->stride_w;
-                const real *w = (const real *)args->w.data + ((r * g->s + s) * g->c + j) * g->k;
-                CN(gemm_pack)(packed + depth * j +
-                                  (t * columns + u) * g->k * cn_round_up(width, VL),
-                              w, 1, g->k, g->k, width);
-            }
-    }
-}
-
-static ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return a / b - (a % b < 0); }
-
-/* The patch of dy that rows i0 .. i0+rows-1 of dx read. */
-static patch dy_patch(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
-    ptrdiff_t row = floor_div(i0 + g->top, g->stride_h) - (phase_taps(g->r, g->stride_h, 0) - 1);
-    ptrdiff_t column = floor_div(g->left, g->stride_w) - (phase_taps(g->s, g->stride_w, 0) - 1);
-    return (patch){row, floor_div(i0 + rows - 1 + g->top, g->stride_h) - row + 1, column,
-                   floor_div(g->w - 1 + g->left, g->stride_w) - column + 1};
-}
-
-/* Where 1x1 filters skip some pixels and meet none outside the image, y has a row for every
- * stride_h of x, begun or whole. The gradients of those they meet are then made side by side and
- * spread, with zeros for the others; which pays where a pixel fills a line or, with 32 registers,
- * two. */
-static int spreads(const geometry *g) {
-    int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
-                (g->q - 1) * g->stride_w < g->w;
-    return skips(g) && inner && g->c * (ptrdiff_t)sizeof(real) >= (GEMM_NV == 2 ? 64 : 128);
-}
-
-static ptrdiff_t dx_block(const geometry *g) {
-    ptrdiff_t deep = spreads(g) ? cn_max(g->k, g->c) : g->k, columns = dy_patch(g, 0, 1).columns;
-    ptrdiff_t rows = (128 << 10) * g->stride_h / ((ptrdiff_t)sizeof(real) * columns * deep);
-    return cn_clamp(rows, 1, g->h);
-}
-
-/* Rows of dx from row i on, from the patch of dy: one, or at stride 1 several that follow each
- * other in dy as in dx. */
-static void dx_rows(const geometry *g, const real *packed, view dy, patch part, ptrdiff_t i,
-                    ptrdiff_t together, real *dx) {
-    ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
-    ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1) - part.row;
-    ptrdiff_t with_taps = phases(g->s, g->stride_w);
-    if (rows == 0 || with_taps < g->stride_w) memset(dx, 0, (size_t)(g->w * g->c) * sizeof(real));
-    if (rows == 0) return;
-    for (ptrdiff_t b = 0; b < with_taps; b++) {
-        ptrdiff_t columns = phase_taps(g->s, g->stride_w, b);
-        ptrdiff_t j0 = (b - g->left % g->stride_w + g->stride_w) % g->stride_w;
-        if (j0 >= g->w) continue;
-        ptrdiff_t pixels = cn_ceil_div(g->w - j0, g->stride_w) * together;
-        ptrdiff_t depth = rows * columns * g->k;
-        ptrdiff_t column = (j0 + g->left - b) / g->stride_w - (columns - 1) - part.column;
-        gemm_rows read = {dy.data + row * dy.pitch + column * g->k,
-                          g->k,
-                          dy.pitch,
-                          rows,
-                          columns * g->k,
-                          1,
-                          1,
-                          0,
-                          0,
-                          1};
-        const real *panels = packed + phase_offset(g, a, b);
-        for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
-            ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
-            gemm_rows met = read;
-            gemm_panel filters = gemm_packed(panels + depth * j, width);
-            if (together == 1) meet(&met, &filters, part.row + row, g->p);
-            CN(gemm)(&met, pixels, filters, width, dx + j0 * g->c + j, g->stride_w * g->c,
-                     (gemm_epilogue){NULL, 0, 0});
-        }
-    }
-}
-
-CN_INLINE void put_zeros(real *dx, ptrdiff_t count, int past) {
-    V_EACH(l, 0, count, v_put(dx + l, (vec){0}, some, past));
-}
-
-static void dx_spread(const geometry *g, const real *packed, const real *dy, ptrdiff_t i0,
-                      ptrdiff_t rows, real *met, real *dx, int past) {
-    ptrdiff_t p0 = cn_ceil_div(i0, g->stride_h), p1 = cn_ceil_div(i0 + rows, g->stride_h);
-    gemm_rows read = {dy + p0 * g->q * g->k, g->k, 0, 1, g->k, 1, 1, 0, 0, 1};
-    for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
-        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
-        CN(gemm)(&read, (p1 - p0) * g->q, gemm_packed(packed + g->k * j, width), width, met + j,
-                 g->c, (gemm_epilogue){NULL, 0, 0});
-    }
-    for (ptrdiff_t i = i0; i < i0 + rows; i++, dx += g->w * g->c) {
-        ptrdiff_t q = i % g->stride_h == 0 ? g->q : 0, end = 0;
-        for (ptrdiff_t j = 0; j < q; j++, met += g->c) {
-            ptrdiff_t from = j * g->stride_w * g->c;
-            put_zeros(dx + end, from - end, past);
-            end = from + g->c;
-            V_EACH(l, 0, g->c, v_put(dx + from + l, v_load_n(met + l, some), some, past));
-        }
-        put_zeros(dx + end, g->w * g->c - end, past);
-    }
-}
+/* Backward: filters are packed for dx; dx, dw and db, or parts of them; what parts there are is
+ * added up. */
 
 static geometry backward_geometry(const conv2d_backward *a) {
     return geometry_of(a->x, a->w, a->dy, a->stride, a->padding);
@@ -358,10 +232,8 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
         filters = CN(winograd_filter_size)(&dx);
         o.scratch = CN(winograd_scratch)(&dx) * bytes;
     } else if (cn_present(a->dx)) {
-        filters = gemm_packed_size(g->r * g->s * g->k, g->c);
-        ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
-        ptrdiff_t under = patch_bytes(dy_patch(g, 0, rows + g->stride_h), g->k);
-        o.scratch = spreads(g) ? met * bytes : under;
+        filters = CN(conv_input_filters_size)(g);
+        o.scratch = CN(conv_input_scratch)(g);
     }
     if (cn_present(a->dw) && dw.m) {
         sums = CN(winograd_weights_size)(&dw);
@@ -410,7 +282,7 @@ static ptrdiff_t filter_chunks(const conv2d_backward *a, const geometry *g) {
     winograd o = winograd_dx(g, g->n, a->winograd_dx);
     if (!cn_present(a->dx)) return 0;
     if (a->winograd_dx) return CN(winograd_filter_chunks)(&o);
-    return phases(g->r, g->stride_h) * phases(g->s, g->stride_w);
+    return CN(conv_input_pack_chunks)(g);
 }
 
 static ptrdiff_t backward_pack_chunks(const void *args, ptrdiff_t n) {
@@ -433,14 +305,13 @@ static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk
         CN(winograd_filter)(&o, a->w.data, 1, a->head.workspace, chunk);
         return;
     }
-    ptrdiff_t across = phases(g.s, g.stride_w);
-    pack_phase(a, &g, a->head.workspace, chunk / across, chunk % across);
+    CN(conv_input_pack)(&g, a->w.data, a->head.workspace, chunk);
 }
 
 static ptrdiff_t dx_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_t n) {
     winograd o = winograd_dx(g, n, a->winograd_dx);
     if (!cn_present(a->dx)) return 0;
-    return a->winograd_dx ? CN(winograd_chunks)(&o) : n * cn_ceil_div(g->h, dx_block(g));
+    return a->winograd_dx ? CN(winograd_chunks)(&o) : CN(conv_input_chunks)(g, n);
 }
 
 static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_t n) {
@@ -470,22 +341,7 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
                          a->dx.data, chunk, scratch);
         return;
     }
-    ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
-    ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
-    patch part = dy_patch(g, i0, rows);
-    const real *gradients = (const real *)a->dy.data + image * g->p * g->q * g->k;
-    if (spreads(g)) {
-        dx_spread(g, a->head.workspace, gradients, i0, rows, scratch,
-                  (real *)a->dx.data + (image * g->h + i0) * g->w * g->c,
-                  rows_past_caches(a->dx, NULL));
-        return;
-    }
-    view dy = read_patch(scratch, gradients, g->p, g->q, g->k, part);
-    ptrdiff_t stride = g->stride_h * g->stride_w;
-    ptrdiff_t together = stride == 1 && dy.pitch == g->w * g->k ? rows : 1;
-    for (ptrdiff_t i = i0; i < i0 + rows; i += together)
-        dx_rows(g, a->head.workspace, dy, part, i, together,
-                (real *)a->dx.data + (image * g->h + i) * g->w * g->c);
+    CN(conv_input)(g, a->dy.data, a->head.workspace, a->dx.data, chunk, scratch);
 }
 
 static void dw_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,

@@ -1,0 +1,236 @@
+#include "conv_input.h"
+
+/* By the phase of their positions, padding counted, dx's pixels belong to s*s ordinary stride-1
+ * convolutions of dy, each with its own part of the filter, turned around. Nothing is ever
+ * multiplied by an inserted zero. */
+
+/* The packed filters of phase (a, b) begin after those of all phases before it. */
+static ptrdiff_t phase_offset(const geometry *g, ptrdiff_t a, ptrdiff_t b) {
+    ptrdiff_t before = 0;
+    for (ptrdiff_t i = 0; i < a; i++) before += phase_taps(g->r, g->stride_h, i) * g->s;
+    for (ptrdiff_t i = 0; i < b; i++)
+        before += phase_taps(g->r, g->stride_h, a) * phase_taps(g->s, g->stride_w, i);
+    return before * g->k * cn_round_up(g->c, VL);
+}
+
+static void pack_phase(const geometry *g, const real *w, real *packed, ptrdiff_t a, ptrdiff_t b) {
+    ptrdiff_t rows = phase_taps(g->r, g->stride_h, a), columns = phase_taps(g->s, g->stride_w, b);
+    ptrdiff_t depth = rows * columns * g->k;
+    packed += phase_offset(g, a, b);
+    for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
+        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
+        for (ptrdiff_t t = 0; t < rows; t++)
+            for (ptrdiff_t u = 0; u < columns; u++) {
+                ptrdiff_t r = a + (rows - 1 - t) * g->stride_h;
+                ptrdiff_t s = b + (columns - 1 - u) * g->stride_w;
+                CN(gemm_pack)(packed + depth * j +
+                                  (t * columns + u) * g->k * cn_round_up(width, VL),
+                              w + ((r * g->s + s) * g->c + j) * g->k, 1, g->k, g->k, width);
+            }
+    }
+}
+
+static ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return a / b - (a % b < 0); }
+
+/* The patch of dy that rows i0 .. i0+rows-1 of dx read. */
+static patch dy_patch(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
+    ptrdiff_t row = floor_div(i0 + g->top, g->stride_h) - (phase_taps(g->r, g->stride_h, 0) - 1);
+    ptrdiff_t column = floor_div(g->left, g->stride_w) - (phase_taps(g->s, g->stride_w, 0) - 1);
+    return (patch){row, floor_div(i0 + rows - 1 + g->top, g->stride_h) - row + 1, column,
+                   floor_div(g->w - 1 + g->left, g->stride_w) - column + 1};
+}
+
+/* Where 1x1 filters skip some pixels and meet none outside the image, y has a row for every
+ * stride_h of x, begun or whole. The gradients of those they meet are then made side by side and
+ * spread, with zeros for the others; which pays where a pixel fills a line or, with 32 registers,
+ * two. */
+static int spreads(const geometry *g) {
+    int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
+                (g->q - 1) * g->stride_w < g->w;
+    return skips(g) && inner && g->c * (ptrdiff_t)sizeof(real) >= (GEMM_NV == 2 ? 64 : 128);
+}
+
+static ptrdiff_t dx_block(const geometry *g) {
+    ptrdiff_t deep = spreads(g) ? cn_max(g->k, g->c) : g->k, columns = dy_patch(g, 0, 1).columns;
+    ptrdiff_t rows = (128 << 10) * g->stride_h / ((ptrdiff_t)sizeof(real) * columns * deep);
+    return cn_clamp(rows, 1, g->h);
+}
+
+/* Rows of dx from row i on, from the patch of dy: one, or at stride 1 several that follow each
+ * other in dy as in dx. */
+static void dx_rows(const geometry *g, const real *packed, view dy, patch part, ptrdiff_t i,
+                    ptrdiff_t together, real *dx) {
+    ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
+    ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1) - part.row;
+    ptrdiff_t with_taps = phases(g->s, g->stride_w);
+    if (rows == 0 || with_taps < g->stride_w) memset(dx, 0, (size_t)(g->w * g->c) * sizeof(real));
+    if (rows == 0) return;
+    for (ptrdiff_t b = 0; b < with_taps; b++) {
+        ptrdiff_t columns = phase_taps(g->s, g->stride_w, b);
+        ptrdiff_t j0 = (b - g->left % g->stride_w + g->stride_w) % g->stride_w;
+        if (j0 >= g->w) continue;
+        ptrdiff_t pixels = cn_ceil_div(g->w - j0, g->stride_w) * together;
+        ptrdiff_t depth = rows * columns * g->k;
+        ptrdiff_t column = (j0 + g->left - b) / g->stride_w - (columns - 1) - part.column;
+        gemm_rows read = {dy.data + row * dy.pitch + column * g->k,
+                          g->k,
+                          dy.pitch,
+                          rows,
+                          columns * g->k,
+                          1,
+                          1,
+                          0,
+                          0,
+                          1};
+        const real *panels = packed + phase_offset(g, a, b);
+        for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
+            ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
+            gemm_rows met = read;
+            gemm_panel filters = gemm_packed(panels + depth * j, width);
+            if (together == 1) meet(&met, &filters, part.row + row, g->p);
+            CN(gemm)(&met, pixels, filters, width, dx + j0 * g->c + j, g->stride_w * g->c,
+                     (gemm_epilogue){NULL, 0, 0});
+        }
+    }
+}
+
+CN_INLINE void put_zeros(real *dx, ptrdiff_t count, int past) {
+    V_EACH(l, 0, count, v_put(dx + l, (vec){0}, some, past));
+}
+
+static void dx_spread(const geometry *g, const real *packed, const real *dy, ptrdiff_t i0,
+                      ptrdiff_t rows, real *met, real *dx, int past) {
+    ptrdiff_t p0 = cn_ceil_div(i0, g->stride_h), p1 = cn_ceil_div(i0 + rows, g->stride_h);
+    gemm_rows read = {dy + p0 * g->q * g->k, g->k, 0, 1, g->k, 1, 1, 0, 0, 1};
+    for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
+        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
+        CN(gemm)(&read, (p1 - p0) * g->q, gemm_packed(packed + g->k * j, width), width, met + j,
+                 g->c, (gemm_epilogue){NULL, 0, 0});
+    }
+    for (ptrdiff_t i = i0; i < i0 + rows; i++, dx += g->w * g->c) {
+        ptrdiff_t q = i % g->stride_h == 0 ? g->q : 0, end = 0;
+        for (ptrdiff_t j = 0; j < q; j++, met += g->c) {
+            ptrdiff_t from = j * g->stride_w * g->c;
+            put_zeros(dx + end, from - end, past);
+            end = from + g->c;
+            V_EACH(l, 0, g->c, v_put(dx + from + l, v_load_n(met + l, some), some, past));
+        }
+        put_zeros(dx + end, g->w * g->c - end, past);
+    }
+}
+
+/* Where an image is hardly wider than its filters, or has few channels, most of that is zeros, or
+ * empty lanes. Then each pixel of dy is multiplied with the columns of a filter row side by side,
+ * (s, c) of them, and what that gives is added to the pixels of dx it belongs to. Nothing meets a
+ * border. */
+static ptrdiff_t lanes(ptrdiff_t columns) {
+    return cn_round_up(columns, CN_VECTOR_BYTES == 64 ? VL / 2 : VL);
+}
+static int beside(const geometry *g) {
+    ptrdiff_t columns = cn_ceil_div(g->w * g->s, g->stride_w);
+    return !spreads(g) && 5 * g->q * lanes(g->s * g->c) <= 4 * columns * lanes(g->c);
+}
+
+static void pack_beside(const geometry *g, const real *w, real *packed, ptrdiff_t a) {
+    ptrdiff_t rows = phase_taps(g->r, g->stride_h, a), depth = rows * g->k, columns = g->s * g->c;
+    for (ptrdiff_t i = 0; i < a; i++)
+        packed += gemm_packed_size(phase_taps(g->r, g->stride_h, i) * g->k, columns);
+    for (ptrdiff_t panel = 0; panel < gemm_panels(columns); panel++) {
+        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
+        for (ptrdiff_t t = 0; t < rows; t++)
+            CN(gemm_pack)(packed + depth * j + t * g->k * cn_round_up(width, VL),
+                          w + ((a + (rows - 1 - t) * g->stride_h) * columns + j) * g->k, 1, g->k,
+                          g->k, width);
+    }
+}
+
+/* A row of dx, each pixel the sum of what is its part of `met`. */
+static void gather_beside(const geometry *g, const real *met, real *dx) {
+    ptrdiff_t pitch = cn_round_up(g->s * g->c, VL), back = g->stride_w * g->c - pitch;
+    ptrdiff_t phase = g->left % g->stride_w, at = g->left / g->stride_w;
+    for (ptrdiff_t j = 0; j < g->w; j++, dx += g->c) {
+        ptrdiff_t first = cn_max(0, at - g->q + 1);
+        ptrdiff_t end = cn_min(phase_taps(g->s, g->stride_w, phase), at + 1);
+        const real *part = met + at * pitch + phase * g->c;
+        V_EACH(l, 0, g->c, {
+            vec sum = {0};
+            for (ptrdiff_t u = first; u < end; u++) sum += v_load_n(part + u * back + l, some);
+            v_store_n(dx + l, sum, some);
+        });
+        if (++phase == g->stride_w) phase = 0, at++;
+    }
+}
+
+/* Row i of dx, from its image of dy. */
+static void dx_beside(const geometry *g, const real *packed, const real *dy, ptrdiff_t i, real *met,
+                      real *dx) {
+    ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
+    ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1), columns = g->s * g->c;
+    if (row + rows <= 0 || row >= g->p) {
+        memset(dx, 0, (size_t)(g->w * g->c) * sizeof(real));
+        return;
+    }
+    for (ptrdiff_t b = 0; b < a; b++)
+        packed += gemm_packed_size(phase_taps(g->r, g->stride_h, b) * g->k, columns);
+    ptrdiff_t pitch = g->q * g->k;
+    for (ptrdiff_t panel = 0; panel < gemm_panels(columns); panel++) {
+        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
+        gemm_rows read = {dy + row * pitch, g->k, pitch, rows, g->k, 1, 1, 0, 0, 1};
+        gemm_panel filters = gemm_packed(packed + rows * g->k * j, width);
+        meet(&read, &filters, row, g->p);
+        CN(gemm)(&read, g->q, filters, cn_round_up(width, VL), met + j, cn_round_up(columns, VL),
+                 (gemm_epilogue){NULL, 0, 0});
+    }
+    gather_beside(g, met, dx);
+}
+
+ptrdiff_t CN(conv_input_filters_size)(const geometry *g) {
+    if (beside(g)) return gemm_packed_size(g->r * g->k, g->s * g->c);
+    return gemm_packed_size(g->r * g->s * g->k, g->c);
+}
+
+ptrdiff_t CN(conv_input_pack_chunks)(const geometry *g) {
+    return phases(g->r, g->stride_h) * (beside(g) ? 1 : phases(g->s, g->stride_w));
+}
+
+void CN(conv_input_pack)(const geometry *g, const real *w, real *filters, ptrdiff_t chunk) {
+    ptrdiff_t across = phases(g->s, g->stride_w);
+    if (beside(g))
+        pack_beside(g, w, filters, chunk);
+    else
+        pack_phase(g, w, filters, chunk / across, chunk % across);
+}
+
+ptrdiff_t CN(conv_input_scratch)(const geometry *g) {
+    ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
+    if (beside(g)) met = g->q * cn_round_up(g->s * g->c, VL);
+    if (beside(g) || spreads(g)) return met * (ptrdiff_t)sizeof(real);
+    return patch_bytes(dy_patch(g, 0, rows + g->stride_h), g->k);
+}
+
+ptrdiff_t CN(conv_input_chunks)(const geometry *g, ptrdiff_t n) {
+    return n * cn_ceil_div(g->h, dx_block(g));
+}
+
+void CN(conv_input)(const geometry *g, const real *dy, const real *filters, real *dx,
+                    ptrdiff_t chunk, void *scratch) {
+    int past = g->c % VL == 0 && large_result(dx, g->n * g->h * g->w * g->c);
+    ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
+    ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
+    dy += image * g->p * g->q * g->k, dx += (image * g->h + i0) * g->w * g->c;
+    if (spreads(g)) {
+        dx_spread(g, filters, dy, i0, rows, scratch, dx, past);
+        return;
+    }
+    if (beside(g)) {
+        for (ptrdiff_t i = 0; i < rows; i++)
+            dx_beside(g, filters, dy, i0 + i, scratch, dx + i * g->w * g->c);
+        return;
+    }
+    patch part = dy_patch(g, i0, rows);
+    view met = read_patch(scratch, dy, g->p, g->q, g->k, part);
+    ptrdiff_t stride = g->stride_h * g->stride_w;
+    ptrdiff_t together = stride == 1 && met.pitch == g->w * g->k ? rows : 1;
+    for (ptrdiff_t i = 0; i < rows; i += together)
+        dx_rows(g, filters, met, part, i0 + i, together, dx + i * g->w * g->c);
+}
