@@ -187,7 +187,8 @@ def test_every_pass_is_within_what_rounding_can_do(form, shape, dtype, isa):
 def test_the_error_is_near_that_of_the_direct_sum(dtype, form):
     """Root mean square, of unit inputs: F(4x4, 3x3) has 2.0 to 2.5 (y, dx), 1.8 to 4.1 (dw) times
     the direct kernel's; the usual points 0, +-1, +-2 would give twice as much. F(4x4, 5x5) has two
-    points more; dx of 7x7 filters is directly a sum of seven shorter ones. In float64 the oracle is wider, since NumPy's products may be ours to the bit."""
+    points more; dx of 7x7 filters is directly a sum of seven shorter ones. In float64 the oracle is
+    wider, since NumPy's products may be ours to the bit."""
     shape = (8, 16, 16, 64, 64, 1)
     found, expected, arrays, dy = passes(shape, dtype, form=form, oracle=np.longdouble)
     given = {"dy": dy, "x": arrays["x"], "w": arrays["w"]}
