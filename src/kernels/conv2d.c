@@ -142,11 +142,20 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
                   gemm_panel_width(g.k, panel));
 }
 
+/* Of a few small images panels are chunks of their own, some together: one image alone would be
+ * one thread's. Moments are made of rows that are at hand as a whole. */
+enum { FEW_CHUNKS = 16 };
+static ptrdiff_t panel_groups(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
+    ptrdiff_t blocks = n * cn_ceil_div(g->p, forward_block(g));
+    return cn_present(a->mean) ? 1 : cn_clamp(FEW_CHUNKS / blocks, 1, gemm_panels(g->k));
+}
+
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
-    geometry g = forward_geometry(args);
-    winograd o = winograd_of(&g, n, ((const conv2d_forward *)args)->winograd);
+    const conv2d_forward *a = args;
+    geometry g = forward_geometry(a);
+    winograd o = winograd_of(&g, n, a->winograd);
     if (o.m) return CN(winograd_chunks)(&o);
-    return n * cn_ceil_div(g.p, forward_block(&g));
+    return n * cn_ceil_div(g.p, forward_block(&g)) * panel_groups(a, &g, n);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -158,6 +167,8 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         CN(winograd_run)(&o, a->x.data, a->head.workspace, epilogue, a->y.data, chunk, scratch);
         return;
     }
+    ptrdiff_t groups = panel_groups(a, &g, step->n), group = chunk % groups;
+    chunk /= groups;
     ptrdiff_t block = forward_block(&g), blocks = cn_ceil_div(g.p, block);
     ptrdiff_t image = chunk / blocks, p0 = chunk % blocks * block, rows = cn_min(block, g.p - p0);
     patch part = input_patch(&g, p0, rows);
@@ -173,7 +184,8 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     }
     /* Rows that follow each other without a gap, as those of 1x1 filters do, are one. */
     ptrdiff_t together = down == g.q * across ? rows : 1;
-    for (ptrdiff_t panel = 0; panel < gemm_panels(g.k); panel++) {
+    ptrdiff_t panels = gemm_panels(g.k), end = cn_part(panels, groups, group + 1);
+    for (ptrdiff_t panel = cn_part(panels, groups, group); panel < end; panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
         gemm_panel filters = gemm_packed(packed + depth * j, width);
