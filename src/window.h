@@ -66,6 +66,13 @@ static inline int windows_cover(cn_tensor x, cn_tensor y, const ptrdiff_t *size,
     return all;
 }
 
+/* Blocks of rows of an image's results that are chunks of their own: one, but of a few images some,
+ * so that there is enough to do. */
+enum { FEW_WINDOW_CHUNKS = 16 };
+static inline ptrdiff_t window_blocks(cn_tensor y, ptrdiff_t n) {
+    return cn_clamp(FEW_WINDOW_CHUNKS / n, 1, y.shape[1]);
+}
+
 static inline ptrdiff_t window_pixels(window o) { return (o.r1 - o.r0) * (o.s1 - o.s0); }
 
 #endif

@@ -8,12 +8,6 @@ static const char *forward_check(const void *args) {
     return window_check(a->x, a->y, a->size, a->stride, a->padding);
 }
 
-/* One chunk an example: windows may overlap, so the rows of dx of one image belong together. */
-static ptrdiff_t chunks(const void *args, ptrdiff_t n) {
-    (void)args;
-    return n;
-}
-
 /* The mean of up to VL channels of a window's pixels in the image. The window begins at `corner`,
  * perhaps outside; it has `pitch` from row to row. The window `below` reals on is asked for: more
  * rows at once than the processor would follow. */
@@ -32,13 +26,19 @@ CN_INLINE vec pool(const real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff
     return sum / (real)window_pixels(o);
 }
 
-static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
-    (void)step, (void)scratch;
+static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
+    return n * window_blocks(((const avg_pool2d_forward *)args)->y, n);
+}
+
+static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
     const avg_pool2d_forward a = *(const avg_pool2d_forward *)args; /* no store can change it */
     ptrdiff_t c = a.x.shape[3], pitch = a.x.shape[2] * c, below = a.stride[0] * pitch;
-    const real *image = (const real *)a.x.data + i * cn_example(a.x);
-    real *y = (real *)a.y.data + i * cn_example(a.y);
-    for (ptrdiff_t p = 0; p < a.y.shape[1]; p++)
+    ptrdiff_t rows = a.y.shape[1], blocks = window_blocks(a.y, step->n), block = chunk % blocks;
+    ptrdiff_t first = cn_part(rows, blocks, block), end = cn_part(rows, blocks, block + 1);
+    const real *image = (const real *)a.x.data + chunk / blocks * cn_example(a.x);
+    real *y = (real *)a.y.data + (chunk / blocks * rows + first) * a.y.shape[2] * c;
+    for (ptrdiff_t p = first; p < end; p++)
         for (ptrdiff_t q = 0; q < a.y.shape[2]; q++, y += c) {
             window o = window_at(a.x, a.size, a.stride, a.padding, p, q);
             ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
@@ -48,6 +48,12 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void
             for (; j < c; j += VL)
                 v_store_n(y + j, pool(image, corner + j, pitch, c, below, o, c - j), c - j);
         }
+}
+
+/* One chunk an example: windows may overlap, so the rows of dx of one image belong together. */
+static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
+    (void)args;
+    return n;
 }
 
 static const char *backward_check(const void *args) {
@@ -95,7 +101,7 @@ static const cn_kernel forward = {
     .args_size = sizeof(avg_pool2d_forward),
     .fields = CN_TABLE(AVG_POOL2D_FORWARD),
     .check = forward_check,
-    .stages = {{chunks, forward_run}},
+    .stages = {{forward_chunks, forward_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE avg_pool2d_backward
@@ -104,7 +110,7 @@ static const cn_kernel backward = {
     .args_size = sizeof(avg_pool2d_backward),
     .fields = CN_TABLE(AVG_POOL2D_BACKWARD),
     .check = backward_check,
-    .stages = {{chunks, backward_run}},
+    .stages = {{backward_chunks, backward_run}},
 };
 #undef CN_ARGS_TYPE
 

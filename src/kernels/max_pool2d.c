@@ -12,12 +12,6 @@ static const char *check(cn_tensor x, cn_tensor y, cn_tensor winner, const ptrdi
     return NULL;
 }
 
-/* One chunk an example: windows may overlap, so the rows of dx of one image belong together. */
-static ptrdiff_t chunks(const void *args, ptrdiff_t n) {
-    (void)args;
-    return n;
-}
-
 static const char *forward_check(const void *args) {
     const max_pool2d_forward *a = args;
     return check(a->x, a->y, a->winner, a->size, a->stride, a->padding);
@@ -46,15 +40,22 @@ CN_INLINE void pool(const real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdif
     v_store_u16(winner, where, some);
 }
 
-static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void *scratch) {
-    (void)step, (void)scratch;
+static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
+    return n * window_blocks(((const max_pool2d_forward *)args)->y, n);
+}
+
+static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
     const max_pool2d_forward a = *(const max_pool2d_forward *)args; /* no store can change it */
     ptrdiff_t c = a.x.shape[3], pitch = a.x.shape[2] * c, example = cn_example(a.y);
-    ptrdiff_t below = a.stride[0] * pitch;
+    ptrdiff_t below = a.stride[0] * pitch, rows = a.y.shape[1];
+    ptrdiff_t blocks = window_blocks(a.y, step->n), i = chunk / blocks, block = chunk % blocks;
+    ptrdiff_t first = cn_part(rows, blocks, block), end = cn_part(rows, blocks, block + 1);
     const real *image = (const real *)a.x.data + i * cn_example(a.x);
-    real *y = (real *)a.y.data + i * example;
-    uint16_t *winner = (uint16_t *)a.winner.data + i * example;
-    for (ptrdiff_t p = 0; p < a.y.shape[1]; p++)
+    ptrdiff_t result = i * example + first * a.y.shape[2] * c;
+    real *y = (real *)a.y.data + result;
+    uint16_t *winner = (uint16_t *)a.winner.data + result;
+    for (ptrdiff_t p = first; p < end; p++)
         for (ptrdiff_t q = 0; q < a.y.shape[2]; q++, y += c, winner += c) {
             window o = window_at(a.x, a.size, a.stride, a.padding, p, q);
             ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
@@ -65,6 +66,12 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t i, void
             for (; j < c; j += VL)
                 pool(image, corner + j, pitch, c, below, o, a.size[1], c - j, y + j, winner + j);
         }
+}
+
+/* One chunk an example: windows may overlap, so the rows of dx of one image belong together. */
+static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
+    (void)args;
+    return n;
 }
 
 static const char *backward_check(const void *args) {
@@ -131,7 +138,7 @@ static const cn_kernel forward = {
     .args_size = sizeof(max_pool2d_forward),
     .fields = CN_TABLE(MAX_POOL2D_FORWARD),
     .check = forward_check,
-    .stages = {{chunks, forward_run}},
+    .stages = {{forward_chunks, forward_run}},
 };
 #undef CN_ARGS_TYPE
 #define CN_ARGS_TYPE max_pool2d_backward
@@ -140,7 +147,7 @@ static const cn_kernel backward = {
     .args_size = sizeof(max_pool2d_backward),
     .fields = CN_TABLE(MAX_POOL2D_BACKWARD),
     .check = backward_check,
-    .stages = {{chunks, backward_run}},
+    .stages = {{backward_chunks, backward_run}},
 };
 #undef CN_ARGS_TYPE
 
