@@ -31,6 +31,9 @@ static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const 
     };
 }
 
+/* Chunks of so few images are made more. */
+enum { CONV_FEW_CHUNKS = 16 };
+
 /* Part of an image, with zeros where it reaches outside. */
 typedef struct {
     ptrdiff_t row, rows, column, columns;

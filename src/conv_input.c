@@ -13,21 +13,17 @@ static ptrdiff_t phase_offset(const geometry *g, ptrdiff_t a, ptrdiff_t b) {
     return before * g->k * cn_round_up(g->c, VL);
 }
 
-static void pack_phase(const geometry *g, const real *w, real *packed, ptrdiff_t a, ptrdiff_t b) {
+static void pack_phase(const geometry *g, const real *w, real *packed, ptrdiff_t a, ptrdiff_t b,
+                       ptrdiff_t panel) {
     ptrdiff_t rows = phase_taps(g->r, g->stride_h, a), columns = phase_taps(g->s, g->stride_w, b);
-    ptrdiff_t depth = rows * columns * g->k;
-    packed += phase_offset(g, a, b);
-    for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
-        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
-        for (ptrdiff_t t = 0; t < rows; t++)
-            for (ptrdiff_t u = 0; u < columns; u++) {
-                ptrdiff_t r = a + (rows - 1 - t) * g->stride_h;
-                ptrdiff_t s = b + (columns - 1 - u) * g->stride_w;
-                CN(gemm_pack)(packed + depth * j +
-                                  (t * columns + u) * g->k * cn_round_up(width, VL),
-                              w + ((r * g->s + s) * g->c + j) * g->k, 1, g->k, g->k, width);
-            }
-    }
+    ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
+    packed += phase_offset(g, a, b) + rows * columns * g->k * j;
+    for (ptrdiff_t t = 0; t < rows; t++)
+        for (ptrdiff_t u = 0; u < columns; u++) {
+            ptrdiff_t r = a + (rows - 1 - t) * g->stride_h, s = b + (columns - 1 - u) * g->stride_w;
+            CN(gemm_pack)(packed + (t * columns + u) * g->k * cn_round_up(width, VL),
+                          w + ((r * g->s + s) * g->c + j) * g->k, 1, g->k, g->k, width);
+        }
 }
 
 static ptrdiff_t floor_div(ptrdiff_t a, ptrdiff_t b) { return a / b - (a % b < 0); }
@@ -57,9 +53,9 @@ static ptrdiff_t dx_block(const geometry *g) {
 }
 
 /* Rows of dx from row i on, from the patch of dy: one, or at stride 1 several that follow each
- * other in dy as in dx. */
+ * other in dy as in dx. Panels from .. to of the channels. */
 static void dx_rows(const geometry *g, const real *packed, view dy, patch part, ptrdiff_t i,
-                    ptrdiff_t together, real *dx) {
+                    ptrdiff_t together, ptrdiff_t from, ptrdiff_t to, real *dx) {
     ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
     ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1) - part.row;
     ptrdiff_t with_taps = phases(g->s, g->stride_w);
@@ -83,7 +79,7 @@ static void dx_rows(const geometry *g, const real *packed, view dy, patch part, 
                           0,
                           1};
         const real *panels = packed + phase_offset(g, a, b);
-        for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
+        for (ptrdiff_t panel = from; panel < to; panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
             gemm_rows met = read;
             gemm_panel filters = gemm_packed(panels + depth * j, width);
@@ -131,16 +127,22 @@ static int beside(const geometry *g) {
     return !spreads(g) && 5 * g->q * lanes(g->s * g->c) <= 4 * columns * lanes(g->c);
 }
 
-static void pack_beside(const geometry *g, const real *w, real *packed, ptrdiff_t a) {
-    ptrdiff_t rows = phase_taps(g->r, g->stride_h, a), depth = rows * g->k, columns = g->s * g->c;
-    for (ptrdiff_t i = 0; i < a; i++)
-        packed += gemm_packed_size(phase_taps(g->r, g->stride_h, i) * g->k, columns);
-    for (ptrdiff_t panel = 0; panel < gemm_panels(columns); panel++) {
-        ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
-        for (ptrdiff_t t = 0; t < rows; t++)
-            CN(gemm_pack)(packed + depth * j + t * g->k * cn_round_up(width, VL),
-                          w + ((a + (rows - 1 - t) * g->stride_h) * columns + j) * g->k, 1, g->k,
-                          g->k, width);
+/* The packed filters of phase a begin after those of all phases before it. */
+static ptrdiff_t beside_offset(const geometry *g, ptrdiff_t a) {
+    ptrdiff_t before = 0;
+    for (ptrdiff_t i = 0; i < a; i++) before += phase_taps(g->r, g->stride_h, i);
+    return gemm_packed_size(before * g->k, g->s * g->c);
+}
+
+static void pack_beside(const geometry *g, const real *w, real *packed, ptrdiff_t a,
+                        ptrdiff_t panel) {
+    ptrdiff_t rows = phase_taps(g->r, g->stride_h, a), columns = g->s * g->c;
+    ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
+    packed += beside_offset(g, a) + rows * g->k * j;
+    for (ptrdiff_t t = 0; t < rows; t++) {
+        ptrdiff_t r = a + (rows - 1 - t) * g->stride_h;
+        CN(gemm_pack)(packed + t * g->k * cn_round_up(width, VL), w + (r * columns + j) * g->k, 1,
+                      g->k, g->k, width);
     }
 }
 
@@ -170,8 +172,7 @@ static void dx_beside(const geometry *g, const real *packed, const real *dy, ptr
         memset(dx, 0, (size_t)(g->w * g->c) * sizeof(real));
         return;
     }
-    for (ptrdiff_t b = 0; b < a; b++)
-        packed += gemm_packed_size(phase_taps(g->r, g->stride_h, b) * g->k, columns);
+    packed += beside_offset(g, a);
     ptrdiff_t pitch = g->q * g->k;
     for (ptrdiff_t panel = 0; panel < gemm_panels(columns); panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
@@ -189,16 +190,20 @@ ptrdiff_t CN(conv_input_filters_size)(const geometry *g) {
     return gemm_packed_size(g->r * g->s * g->k, g->c);
 }
 
+/* A panel of a phase each. */
 ptrdiff_t CN(conv_input_pack_chunks)(const geometry *g) {
-    return phases(g->r, g->stride_h) * (beside(g) ? 1 : phases(g->s, g->stride_w));
+    ptrdiff_t down = phases(g->r, g->stride_h);
+    return beside(g) ? down * gemm_panels(g->s * g->c)
+                     : down * phases(g->s, g->stride_w) * gemm_panels(g->c);
 }
 
 void CN(conv_input_pack)(const geometry *g, const real *w, real *filters, ptrdiff_t chunk) {
+    ptrdiff_t panels = gemm_panels(beside(g) ? g->s * g->c : g->c), phase = chunk / panels;
     ptrdiff_t across = phases(g->s, g->stride_w);
     if (beside(g))
-        pack_beside(g, w, filters, chunk);
+        pack_beside(g, w, filters, phase, chunk % panels);
     else
-        pack_phase(g, w, filters, chunk / across, chunk % across);
+        pack_phase(g, w, filters, phase / across, phase % across, chunk % panels);
 }
 
 ptrdiff_t CN(conv_input_scratch)(const geometry *g) {
@@ -208,13 +213,23 @@ ptrdiff_t CN(conv_input_scratch)(const geometry *g) {
     return patch_bytes(dy_patch(g, 0, rows + g->stride_h), g->k);
 }
 
-ptrdiff_t CN(conv_input_chunks)(const geometry *g, ptrdiff_t n) {
-    return n * cn_ceil_div(g->h, dx_block(g));
+/* Of a few small images panels are chunks of their own, some together, where each writes its
+ * channels of all pixels: there are no phases without taps, whose pixels are zeros. */
+static ptrdiff_t panel_groups(const geometry *g, ptrdiff_t n) {
+    int taps = g->r >= g->stride_h && g->s >= g->stride_w && !beside(g);
+    ptrdiff_t blocks = n * cn_ceil_div(g->h, dx_block(g));
+    return taps ? cn_clamp(CONV_FEW_CHUNKS / blocks, 1, gemm_panels(g->c)) : 1;
 }
 
-void CN(conv_input)(const geometry *g, const real *dy, const real *filters, real *dx,
+ptrdiff_t CN(conv_input_chunks)(const geometry *g, ptrdiff_t n) {
+    return n * cn_ceil_div(g->h, dx_block(g)) * panel_groups(g, n);
+}
+
+void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *filters, real *dx,
                     ptrdiff_t chunk, void *scratch) {
     int past = g->c % VL == 0 && large_result(dx, g->n * g->h * g->w * g->c);
+    ptrdiff_t groups = panel_groups(g, n), group = chunk % groups, panels = gemm_panels(g->c);
+    chunk /= groups;
     ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
     ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
     dy += image * g->p * g->q * g->k, dx += (image * g->h + i0) * g->w * g->c;
@@ -232,5 +247,6 @@ void CN(conv_input)(const geometry *g, const real *dy, const real *filters, real
     ptrdiff_t stride = g->stride_h * g->stride_w;
     ptrdiff_t together = stride == 1 && met.pitch == g->w * g->k ? rows : 1;
     for (ptrdiff_t i = 0; i < rows; i += together)
-        dx_rows(g, filters, met, part, i0 + i, together, dx + i * g->w * g->c);
+        dx_rows(g, filters, met, part, i0 + i, together, cn_part(panels, groups, group),
+                cn_part(panels, groups, group + 1), dx + i * g->w * g->c);
 }

@@ -13,7 +13,7 @@ void CN(conv_input_pack)(const geometry *g, const real *w, real *filters, ptrdif
 /* dx, some rows of an image a chunk; bytes of a thread's scratch. */
 ptrdiff_t CN(conv_input_scratch)(const geometry *g);
 ptrdiff_t CN(conv_input_chunks)(const geometry *g, ptrdiff_t n);
-void CN(conv_input)(const geometry *g, const real *dy, const real *filters, real *dx,
+void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *filters, real *dx,
                     ptrdiff_t chunk, void *scratch);
 
 #endif

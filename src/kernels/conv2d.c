@@ -144,10 +144,9 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
 
 /* Of a few small images panels are chunks of their own, some together: one image alone would be
  * one thread's. Moments are made of rows that are at hand as a whole. */
-enum { FEW_CHUNKS = 16 };
 static ptrdiff_t panel_groups(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
     ptrdiff_t blocks = n * cn_ceil_div(g->p, forward_block(g));
-    return cn_present(a->mean) ? 1 : cn_clamp(FEW_CHUNKS / blocks, 1, gemm_panels(g->k));
+    return cn_present(a->mean) ? 1 : cn_clamp(CONV_FEW_CHUNKS / blocks, 1, gemm_panels(g->k));
 }
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
@@ -353,7 +352,7 @@ static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptr
                          a->dx.data, chunk, scratch);
         return;
     }
-    CN(conv_input)(g, a->dy.data, a->head.workspace, a->dx.data, chunk, scratch);
+    CN(conv_input)(g, n, a->dy.data, a->head.workspace, a->dx.data, chunk, scratch);
 }
 
 static void dw_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,
