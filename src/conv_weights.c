@@ -91,18 +91,28 @@ ptrdiff_t CN(conv_weights_scratch)(const geometry *g) {
     return packed_offset(g) + weight_images(g) * weight_block(g) * g->q * strip * bytes;
 }
 
-static ptrdiff_t active_parts(weights_layout o, ptrdiff_t n) { return cn_min(o.parts, n); }
+/* Parts that each image is cut into, of whole output rows: one, but of a few large images some. */
+enum { PART_PIXELS = 1024 };
+static ptrdiff_t image_parts(const geometry *g, weights_layout o, ptrdiff_t n) {
+    ptrdiff_t most = cn_clamp(g->p * g->q / PART_PIXELS, 1, g->p);
+    return cn_clamp(cn_min(ENOUGH, o.parts) / n, 1, most);
+}
+
+/* Parts of the sum over the batch: some images, or a part of one. */
+static ptrdiff_t active_parts(const geometry *g, weights_layout o, ptrdiff_t n) {
+    return cn_min(o.parts, n * image_parts(g, o, n));
+}
 
 /* Groups of strips of dw, each with its chunks: few, since a chunk reads x once for all its strips,
  * but ENOUGH chunks. */
 static ptrdiff_t strip_groups(const geometry *g, weights_layout o, ptrdiff_t n) {
-    return cn_min(gemm_strips(g->k), cn_ceil_div(ENOUGH, active_parts(o, n)));
+    return cn_min(gemm_strips(g->k), cn_ceil_div(ENOUGH, active_parts(g, o, n)));
 }
 
 /* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
  * that write beside each other would get in each other's way. */
 static int sums_are_dw(const geometry *g, weights_layout o, ptrdiff_t n) {
-    return o.copies || (active_parts(o, n) == 1 && gemm_panels(g->k) == 1);
+    return o.copies || (active_parts(g, o, n) == 1 && gemm_panels(g->k) == 1);
 }
 
 ptrdiff_t CN(conv_weights_pack_chunks)(const geometry *g) {
@@ -117,7 +127,7 @@ void CN(conv_weights_pack)(const geometry *g, ptrdiff_t n, const real *dy, real 
 
 ptrdiff_t CN(conv_weights_chunks)(const geometry *g, ptrdiff_t n) {
     weights_layout o = layout_of(g);
-    return o.copies ? channel_groups(g) : active_parts(o, n) * strip_groups(g, o, n);
+    return o.copies ? channel_groups(g) : active_parts(g, o, n) * strip_groups(g, o, n);
 }
 
 /* What the filter's first row meets of some images, under `rows` rows of their outputs: the pixels
@@ -220,17 +230,19 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
     ptrdiff_t strips = gemm_strips(g->k), groups = strip_groups(g, o, n), group = chunk % groups;
     ptrdiff_t from = cn_part(strips, groups, group) * GEMM_STRIP;
     ptrdiff_t to = cn_min(g->k, cn_part(strips, groups, group + 1) * GEMM_STRIP);
-    ptrdiff_t parts = active_parts(o, n), part = chunk / groups;
+    ptrdiff_t parts = active_parts(g, o, n), part = chunk / groups;
     real *packed = (real *)((char *)scratch + packed_offset(g));
     int direct = sums_are_dw(g, o, n);
     real *sums = workspace + part * o.weights;
     ptrdiff_t block = weight_block(g), together = weight_images(g), example = g->h * g->w * g->c;
-    ptrdiff_t image = cn_part(n, parts, part), end = cn_part(n, parts, part + 1);
+    ptrdiff_t cut = image_parts(g, o, n), whole = parts / cut;
+    ptrdiff_t image = cn_part(n, whole, part / cut), end = cn_part(n, whole, part / cut + 1);
+    ptrdiff_t first = cn_part(g->p, cut, part % cut), last = cn_part(g->p, cut, part % cut + 1);
     int accumulate = 0;
     for (ptrdiff_t images; image < end; image += images) {
         images = cn_min(together, end - image);
-        for (ptrdiff_t p0 = 0; p0 < g->p; p0 += block) {
-            ptrdiff_t rows = cn_min(block, g->p - p0), line;
+        for (ptrdiff_t p0 = first; p0 < last; p0 += block) {
+            ptrdiff_t rows = cn_min(block, last - p0), line;
             gemm_rows pixels = dw_pixels(g, x + image * example, images, p0, rows, scratch, &line);
             const real *gradients = dy + (image * g->p + p0) * g->q * g->k;
             for (ptrdiff_t j = from; j < to; j += GEMM_STRIP) {
@@ -264,6 +276,6 @@ void CN(conv_weights_combine)(const geometry *g, ptrdiff_t n, const real *worksp
         for (ptrdiff_t panel = 0; panel < gemm_panels(g->k); panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
             const real *sums = workspace + gemm_packed_place(o.filter_rows, g->k, row, j);
-            CN(add_parts)(dw + row * g->k + j, sums, active_parts(o, n), o.weights, 0, width);
+            CN(add_parts)(dw + row * g->k + j, sums, active_parts(g, o, n), o.weights, 0, width);
         }
 }

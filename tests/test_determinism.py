@@ -147,6 +147,26 @@ def test_an_example_of_few_outputs_does_not_feel_its_companions(d, m, dtype, isa
     assert np.concatenate(alone).tobytes() == together.tobytes()
 
 
+@pytest.mark.parametrize("isa", levels.available())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_gradients_of_filters_from_a_few_large_images_are_made_in_parts(n, dtype, isa):
+    """Any number of threads gives the same bits; and the sum is the exact one, but for rounding."""
+    random = np.random.RandomState(0)
+    x, w, dy = (
+        random.standard_normal(shape).astype(dtype)
+        for shape in ((n, 41, 55, 2), (3, 2, 2, 20), (n, 39, 56, 20))
+    )  # fmt: skip
+    given = {"x": x, "w": w, "dy": dy, "padding": ((0, 0), (1, 1)), "isa": isa}
+    found = [cnn.ops.conv2d.backward(**given, threads=threads)["dw"] for threads in (1, 3)]
+    assert found[0].tobytes() == found[1].tobytes()
+    exact = cnn.reference.conv2d.backward(
+        dy.astype(np.float64), x.astype(np.float64), w, padding=((0, 0), (1, 1))
+    )["dw"]
+    error = np.sqrt(((found[0] - exact) ** 2).mean() / (exact**2).mean())
+    assert error < 20 * np.finfo(dtype).eps
+
+
 def test_initial_weights_come_from_a_frozen_stream():
     """Equal for equal seed and path, whatever else the net holds; and never to change."""
     a = cnn.Model([cnn.Affine(3, name="a"), cnn.ReLU(), cnn.Affine(2)], (4,), seed=5)

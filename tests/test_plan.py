@@ -192,6 +192,24 @@ def test_wide_layers_serve_every_batch_up_to_their_capacity(n, capacity, d, m):
     assert bits[0] == bits[1]
 
 
+@pytest.mark.parametrize("n", [1, 3, 17])
+def test_large_images_serve_every_batch_up_to_their_capacity(n):
+    """Of a few the gradient of the filters is made in parts, and so are results."""
+    random = np.random.RandomState(0)
+    x = random.standard_normal((n, 64, 66, 3)).astype("float32")
+    y = random.randint(0, 4, n)
+    net = [
+        cnn.Conv2d(70, 3, stride=2, padding=1), cnn.ReLU(), cnn.MaxPool2d(3, stride=2),
+        cnn.Conv2d(130, 2), cnn.ReLU(), cnn.GlobalAvgPool2d(), cnn.Affine(4),
+    ]  # fmt: skip
+    bits = []
+    for batch_size in (n, 18):
+        model = cnn.Model(net, (64, 66, 3))
+        cnn.Solver(model, update=cnn.Momentum(1e-2), batch_size=batch_size).step(x, y)
+        bits.append(model.digest())
+    assert bits[0] == bits[1]
+
+
 WIDE = cnn.Sequential(
     [
         cnn.Conv2d(64, 3, padding=1), cnn.BatchNorm(), cnn.ReLU(),
