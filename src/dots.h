@@ -10,11 +10,13 @@
 
 #include "simd.h"
 
-/* So few columns fill half a vector at most. Where parts of vectors are not loaded at once, short
- * sums do not pay for adding the parts up. */
-enum { DOTS_MOST = 4, DOTS_LEAST = CN_VECTOR_BYTES == 64 ? 1 : 16 };
+/* So few columns fill half a vector at most. */
+enum { DOTS_MOST = VL / 2 < 4 ? VL / 2 : 4 };
+
+/* Shorter sums do not pay for adding the parts up, as measured with each instruction set. */
+enum { DOTS_LEAST = CN_VECTOR_BYTES == 64 ? 1 : 16 };
 CN_INLINE int dots_pay(ptrdiff_t columns, ptrdiff_t depth) {
-    return columns <= cn_min(VL / 2, DOTS_MOST) && depth >= DOTS_LEAST * columns;
+    return columns <= DOTS_MOST && depth >= DOTS_LEAST * columns;
 }
 
 typedef struct {
@@ -22,10 +24,12 @@ typedef struct {
     ptrdiff_t ld, rows;
     const real *w;
     ptrdiff_t ldw, columns, depth;
+    const real *bias; /* or NULL */
+    int relu;
+    real *y;
+    ptrdiff_t row, column;
 } dots;
 
-/* With a bias, or NULL, and a ReLU. */
-void CN(dots_run)(const dots *o, const real *bias, int relu, real *y, ptrdiff_t row,
-                  ptrdiff_t column);
+void CN(dots_run)(const dots *o);
 
 #endif

@@ -151,8 +151,21 @@ static void forward_dots(const affine_forward *a, ptrdiff_t from, ptrdiff_t to, 
     const real *w = a->w.data;
     for (ptrdiff_t j = 0; m > 1 && j < m; j++)
         for (ptrdiff_t l = 0; l < d; l++) columns[j * d + l] = w[l * m + j];
-    dots o = {(const real *)a->x.data + from * d, d, to - from, m > 1 ? columns : w, d, m, d};
-    CN(dots_run)(&o, a->b.data, (int)a->relu, (real *)a->y.data + from * m, m, 1);
+    dots o = {
+        .x = (const real *)a->x.data + from * d,
+        .ld = d,
+        .rows = to - from,
+        .w = m > 1 ? columns : w,
+        .ldw = d,
+        .columns = m,
+        .depth = d,
+        .bias = a->b.data,
+        .relu = (int)a->relu,
+        .y = (real *)a->y.data + from * m,
+        .row = m,
+        .column = 1,
+    };
+    CN(dots_run)(&o);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -207,16 +220,13 @@ typedef struct {
     ptrdiff_t weight_blocks;             /* blocks of rows of dw */
     ptrdiff_t parts;                     /* of dw's sums over the batch, at most */
     int copies;                          /* whether dw is made of them */
-    int turned;                          /* whether dw^T is made */
+    int transposed;                      /* whether dw^T is made, of strips of x */
     ptrdiff_t dw_parts, db_parts, bytes; /* offsets in the workspace, and its size */
     ptrdiff_t x_blocks, dy_panels;
 } backward_layout;
 
 /* Examples that a part of dw sums over, at least, and chunks of dw that many threads can share. */
 enum { PART = 256, MANY_CHUNKS = 64 };
-
-/* So few columns of dw would fill half a vector at most: dw^T is made then, of strips of x. */
-enum { TURNED_MOST = 4 };
 
 /* Examples that are read at a time of copies: a chunk's rows of them fit the second cache. */
 enum { DEPTH_COPIED = DEPTH / 2 };
@@ -242,20 +252,20 @@ static backward_layout layout_of(const affine_backward *a) {
     int few_sets = o.d * bytes % 1024 == 0;
     int many_panels = gemm_panels(o.m) >= MANY_PANELS && o.d > FEW_COLUMNS;
     int pay = WIDE_PANELS ? few_sets : few_sets || many_panels;
-    o.turned = o.m <= cn_min(VL / 2, TURNED_MOST);
-    o.copies = cn_present(a->dw) && pay && !o.turned && n > FEW_EXAMPLES &&
+    o.transposed = o.m <= DOTS_MOST;
+    o.copies = cn_present(a->dw) && pay && !o.transposed && n > FEW_EXAMPLES &&
                n * (o.d + o.m) <= MOST_COPIED / bytes &&
                (!WIDE_PANELS || gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes);
     /* Copied already, few rows cost a chunk nothing. */
     ptrdiff_t strips = gemm_strips(o.m), most = cn_ceil_div(o.d, 2 * GEMM_BLOCK);
-    o.weight_blocks = o.copies   ? cn_clamp(MANY_CHUNKS / strips, cn_ceil_div(o.d, ROWS), most)
-                      : o.turned ? gemm_strips(o.d)
-                                 : row_blocks(o.d, strips, n);
+    o.weight_blocks = o.copies       ? cn_clamp(MANY_CHUNKS / strips, cn_ceil_div(o.d, ROWS), most)
+                      : o.transposed ? gemm_strips(o.d)
+                                     : row_blocks(o.d, strips, n);
     /* Parts where blocks and strips are not enough chunks. They go by the shape of dw and the
      * batch at hand, not by `copies`, which a larger batch to come would change. */
     o.parts = 1;
     if (n >= 2 * PART) {
-        ptrdiff_t blocks = o.turned              ? o.weight_blocks
+        ptrdiff_t blocks = o.transposed          ? o.weight_blocks
                            : pay && !WIDE_PANELS ? most
                                                  : row_blocks(o.d, strips, PART);
         o.parts = cn_clamp(MANY_CHUNKS / (blocks * strips), 1,
@@ -322,7 +332,7 @@ static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, voi
 
 static ptrdiff_t backward_scratch(const void *args) {
     (void)args;
-    return (DEPTH + TURNED_MOST) * GEMM_STRIP * (ptrdiff_t)sizeof(real);
+    return (DEPTH + DOTS_MOST) * GEMM_STRIP * (ptrdiff_t)sizeof(real);
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
@@ -336,16 +346,21 @@ static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
     ptrdiff_t strips = gemm_strips(o.d), blocks = dx_blocks(o, n);
     place at = place_of(chunk, n, o.d, blocks, strips);
     ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
-    if (dots_pay(n, o.m)) { /* w need not be turned */
+    if (dots_pay(n, o.m)) { /* w need not be transposed */
         ptrdiff_t first = at.strip * GEMM_STRIP;
-        dots few = {(const real *)a->w.data + first * o.m,
-                    o.m,
-                    cn_min(GEMM_STRIP, o.d - first),
-                    a->dy.data,
-                    o.m,
-                    n,
-                    o.m};
-        CN(dots_run)(&few, NULL, 0, (real *)a->dx.data + first, 1, o.d);
+        dots few = {
+            .x = (const real *)a->w.data + first * o.m,
+            .ld = o.m,
+            .rows = cn_min(GEMM_STRIP, o.d - first),
+            .w = a->dy.data,
+            .ldw = o.m,
+            .columns = n,
+            .depth = o.m,
+            .y = (real *)a->dx.data + first,
+            .row = 1,
+            .column = o.d,
+        };
+        CN(dots_run)(&few);
         return;
     }
     product((matrix){a->dy.data, o.m, 1}, (matrix){a->w.data, 1, o.m}, o.m, o.d, at.strip, NULL, 0,
@@ -381,16 +396,16 @@ static void product_of_copies(backward_layout o, const char *workspace, ptrdiff_
 }
 
 /* A strip of dw^T, as rows of dw, summed over examples from .. to. */
-static void turned_dw(const affine_backward *a, backward_layout o, ptrdiff_t strip, ptrdiff_t from,
-                      ptrdiff_t to, real *dw, real *scratch) {
+static void transposed_dw(const affine_backward *a, backward_layout o, ptrdiff_t strip,
+                          ptrdiff_t from, ptrdiff_t to, real *dw, real *scratch) {
     ptrdiff_t first = strip * GEMM_STRIP, rows = cn_min(GEMM_STRIP, o.d - first);
     dw += first * o.m;
-    real *turned = o.m > 1 ? scratch + DEPTH * GEMM_STRIP : dw;
+    real *sums = o.m > 1 ? scratch + DEPTH * GEMM_STRIP : dw;
     product((matrix){(const real *)a->dy.data + from * o.m, 1, o.m},
             (matrix){(const real *)a->x.data + from * o.d, o.d, 1}, to - from, o.d, strip, NULL, 0,
-            turned, GEMM_STRIP, 0, o.m, scratch);
+            sums, GEMM_STRIP, 0, o.m, scratch);
     for (ptrdiff_t j = 0; o.m > 1 && j < o.m; j++)
-        for (ptrdiff_t i = 0; i < rows; i++) dw[i * o.m + j] = turned[j * GEMM_STRIP + i];
+        for (ptrdiff_t i = 0; i < rows; i++) dw[i * o.m + j] = sums[j * GEMM_STRIP + i];
 }
 
 static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
@@ -400,8 +415,8 @@ static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
     ptrdiff_t from = cn_part(n, parts, part), to = cn_part(n, parts, part + 1);
     char *workspace = a->head.workspace;
     real *out = parts > 1 ? (real *)(workspace + o.dw_parts) + part * o.d * o.m : a->dw.data;
-    if (o.turned) {
-        turned_dw(a, o, at.block, from, to, out, scratch);
+    if (o.transposed) {
+        transposed_dw(a, o, at.block, from, to, out, scratch);
         return;
     }
     ptrdiff_t row = rows_before(o, at.block), end = rows_before(o, at.block + 1);
