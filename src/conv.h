@@ -31,8 +31,12 @@ static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const 
     };
 }
 
-/* Chunks of so few images are made more. */
-enum { CONV_FEW_CHUNKS = 16 };
+/* Where images and blocks of rows are fewer chunks than this, their panels of columns are some
+ * groups, each a chunk of its own. */
+static inline ptrdiff_t panel_groups(ptrdiff_t chunks, ptrdiff_t columns) {
+    enum { ENOUGH_CHUNKS = 16 };
+    return cn_clamp(ENOUGH_CHUNKS / chunks, 1, gemm_panels(columns));
+}
 
 /* Part of an image, with zeros where it reaches outside. */
 typedef struct {
@@ -96,9 +100,10 @@ static inline ptrdiff_t patch_bytes(patch part, ptrdiff_t c) {
     return part.rows * part.columns * c * (ptrdiff_t)sizeof(real);
 }
 
-/* Leaves out the filter rows that meet nothing of an image of h rows, at and after `row`: they
- * would add zeros. */
-static inline void meet(gemm_rows *pixels, gemm_panel *filters, ptrdiff_t row, ptrdiff_t h) {
+/* Leaves out the filter rows that meet nothing of an image of h rows, at and after `row`: finite
+ * filters would add zeros. */
+static inline void skip_border_rows(gemm_rows *pixels, gemm_panel *filters, ptrdiff_t row,
+                                    ptrdiff_t h) {
     ptrdiff_t first = cn_clamp(-row, 0, pixels->runs), end = cn_clamp(h - row, first, pixels->runs);
     pixels->x += first * pixels->run_stride;
     pixels->runs = end - first;

@@ -1,8 +1,8 @@
 #include "conv_input.h"
 
-/* By the phase of their positions, padding counted, dx's pixels belong to s*s ordinary stride-1
- * convolutions of dy, each with its own part of the filter, turned around. Nothing is ever
- * multiplied by an inserted zero. */
+/* By the phase of their positions, padding counted, dx's pixels belong to stride_h*stride_w
+ * ordinary stride-1 convolutions of dy, each with its own part of the filter, turned around.
+ * Nothing is ever multiplied by an inserted zero. */
 
 /* The packed filters of phase (a, b) begin after those of all phases before it. */
 static ptrdiff_t phase_offset(const geometry *g, ptrdiff_t a, ptrdiff_t b) {
@@ -68,22 +68,14 @@ static void dx_rows(const geometry *g, const real *packed, view dy, patch part, 
         ptrdiff_t pixels = cn_ceil_div(g->w - j0, g->stride_w) * together;
         ptrdiff_t depth = rows * columns * g->k;
         ptrdiff_t column = (j0 + g->left - b) / g->stride_w - (columns - 1) - part.column;
-        gemm_rows read = {dy.data + row * dy.pitch + column * g->k,
-                          g->k,
-                          dy.pitch,
-                          rows,
-                          columns * g->k,
-                          1,
-                          1,
-                          0,
-                          0,
-                          1};
+        const real *first = dy.data + row * dy.pitch + column * g->k;
+        gemm_rows read = {first, g->k, dy.pitch, rows, columns * g->k, 1, 1, 0, 0, 1};
         const real *panels = packed + phase_offset(g, a, b);
         for (ptrdiff_t panel = from; panel < to; panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
             gemm_rows met = read;
             gemm_panel filters = gemm_packed(panels + depth * j, width);
-            if (together == 1) meet(&met, &filters, part.row + row, g->p);
+            if (together == 1) skip_border_rows(&met, &filters, part.row + row, g->p);
             CN(gemm)(&met, pixels, filters, width, dx + j0 * g->c + j, g->stride_w * g->c,
                      (gemm_epilogue){NULL, 0, 0});
         }
@@ -115,16 +107,16 @@ static void dx_spread(const geometry *g, const real *packed, const real *dy, ptr
     }
 }
 
-/* Where an image is hardly wider than its filters, or has few channels, most of that is zeros, or
- * empty lanes. Then each pixel of dy is multiplied with the columns of a filter row side by side,
- * (s, c) of them, and what that gives is added to the pixels of dx it belongs to. Nothing meets a
- * border. */
+/* Where an image is hardly wider than its filters, or has few channels, most of what those products
+ * meet is zeros, or empty lanes. Then each pixel of dy is multiplied with the columns of a filter
+ * row side by side, (s, c) of them, and a pixel of dx is the sum of those that belong to it
+ * (col2im, along rows). Nothing meets a border. */
 static ptrdiff_t lanes(ptrdiff_t columns) {
     return cn_round_up(columns, CN_VECTOR_BYTES == 64 ? VL / 2 : VL);
 }
 static int beside(const geometry *g) {
-    ptrdiff_t columns = cn_ceil_div(g->w * g->s, g->stride_w);
-    return !spreads(g) && 5 * g->q * lanes(g->s * g->c) <= 4 * columns * lanes(g->c);
+    double pixels = (double)g->w * (double)g->s / (double)g->stride_w * (double)lanes(g->c);
+    return !spreads(g) && 1.25 * (double)g->q * (double)lanes(g->s * g->c) <= pixels;
 }
 
 /* The packed filters of phase a begin after those of all phases before it. */
@@ -168,7 +160,7 @@ static void dx_beside(const geometry *g, const real *packed, const real *dy, ptr
                       real *dx) {
     ptrdiff_t a = (i + g->top) % g->stride_h, rows = phase_taps(g->r, g->stride_h, a);
     ptrdiff_t row = (i + g->top - a) / g->stride_h - (rows - 1), columns = g->s * g->c;
-    if (row + rows <= 0 || row >= g->p) {
+    if (rows == 0 || row + rows <= 0 || row >= g->p) {
         memset(dx, 0, (size_t)(g->w * g->c) * sizeof(real));
         return;
     }
@@ -178,7 +170,7 @@ static void dx_beside(const geometry *g, const real *packed, const real *dy, ptr
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
         gemm_rows read = {dy + row * pitch, g->k, pitch, rows, g->k, 1, 1, 0, 0, 1};
         gemm_panel filters = gemm_packed(packed + rows * g->k * j, width);
-        meet(&read, &filters, row, g->p);
+        skip_border_rows(&read, &filters, row, g->p);
         CN(gemm)(&read, g->q, filters, cn_round_up(width, VL), met + j, cn_round_up(columns, VL),
                  (gemm_epilogue){NULL, 0, 0});
     }
@@ -191,15 +183,18 @@ ptrdiff_t CN(conv_input_filters_size)(const geometry *g) {
 }
 
 /* A panel of a phase each. */
+static ptrdiff_t phases_across(const geometry *g) {
+    return beside(g) ? 1 : phases(g->s, g->stride_w);
+}
+static ptrdiff_t filter_panels(const geometry *g) {
+    return gemm_panels(beside(g) ? g->s * g->c : g->c);
+}
 ptrdiff_t CN(conv_input_pack_chunks)(const geometry *g) {
-    ptrdiff_t down = phases(g->r, g->stride_h);
-    return beside(g) ? down * gemm_panels(g->s * g->c)
-                     : down * phases(g->s, g->stride_w) * gemm_panels(g->c);
+    return phases(g->r, g->stride_h) * phases_across(g) * filter_panels(g);
 }
 
 void CN(conv_input_pack)(const geometry *g, const real *w, real *filters, ptrdiff_t chunk) {
-    ptrdiff_t panels = gemm_panels(beside(g) ? g->s * g->c : g->c), phase = chunk / panels;
-    ptrdiff_t across = phases(g->s, g->stride_w);
+    ptrdiff_t panels = filter_panels(g), phase = chunk / panels, across = phases_across(g);
     if (beside(g))
         pack_beside(g, w, filters, phase, chunk % panels);
     else
@@ -213,22 +208,20 @@ ptrdiff_t CN(conv_input_scratch)(const geometry *g) {
     return patch_bytes(dy_patch(g, 0, rows + g->stride_h), g->k);
 }
 
-/* Of a few small images panels are chunks of their own, some together, where each writes its
- * channels of all pixels: there are no phases without taps, whose pixels are zeros. */
-static ptrdiff_t panel_groups(const geometry *g, ptrdiff_t n) {
+/* A group writes its channels only; but zeros, of phases without taps, go to all. */
+static ptrdiff_t dx_groups(const geometry *g, ptrdiff_t n) {
     int taps = g->r >= g->stride_h && g->s >= g->stride_w && !beside(g);
-    ptrdiff_t blocks = n * cn_ceil_div(g->h, dx_block(g));
-    return taps ? cn_clamp(CONV_FEW_CHUNKS / blocks, 1, gemm_panels(g->c)) : 1;
+    return taps ? panel_groups(n * cn_ceil_div(g->h, dx_block(g)), g->c) : 1;
 }
 
 ptrdiff_t CN(conv_input_chunks)(const geometry *g, ptrdiff_t n) {
-    return n * cn_ceil_div(g->h, dx_block(g)) * panel_groups(g, n);
+    return n * cn_ceil_div(g->h, dx_block(g)) * dx_groups(g, n);
 }
 
 void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *filters, real *dx,
                     ptrdiff_t chunk, void *scratch) {
     int past = g->c % VL == 0 && large_result(dx, g->n * g->h * g->w * g->c);
-    ptrdiff_t groups = panel_groups(g, n), group = chunk % groups, panels = gemm_panels(g->c);
+    ptrdiff_t groups = dx_groups(g, n), group = chunk % groups, panels = gemm_panels(g->c);
     chunk /= groups;
     ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
     ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);

@@ -10,7 +10,8 @@ ptrdiff_t CN(conv_input_filters_size)(const geometry *g);
 ptrdiff_t CN(conv_input_pack_chunks)(const geometry *g);
 void CN(conv_input_pack)(const geometry *g, const real *w, real *filters, ptrdiff_t chunk);
 
-/* dx, some rows of an image a chunk; bytes of a thread's scratch. */
+/* dx, some rows of an image a chunk, and of few images some channels of them; bytes of a thread's
+ * scratch. */
 ptrdiff_t CN(conv_input_scratch)(const geometry *g);
 ptrdiff_t CN(conv_input_chunks)(const geometry *g, ptrdiff_t n);
 void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *filters, real *dx,

@@ -231,16 +231,19 @@ CN_INLINE vec v_abs(vec a) { return (vec)((ivec)a & (bits)(~(ubits)0 >> 1)); }
 typedef uint16_t vec_u16 __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 #if defined(CN_AVX512) && CN_DOUBLE
 #define V_U16(what, ...) _mm_##what##u_epi16(__VA_ARGS__)
+typedef __m128i vec_16;
 #elif defined(CN_AVX512)
 #define V_U16(what, ...) _mm256_##what##u_epi16(__VA_ARGS__)
+typedef __m256i vec_16;
 #endif
 CN_INLINE ivec v_load_u16(const uint16_t *p, ptrdiff_t n) {
     vec_u16 a = {0};
 #if defined(CN_AVX512)
-    a = (vec_u16)(n >= VL ? V_U16(load, p) : V_U16(maskz_load, V_MASK(n), p));
-#else
-    memcpy(&a, p, 2 * (size_t)cn_min(n, VL));
+    if (n < VL)
+        a = (vec_u16)V_U16(maskz_load, V_MASK(n), p);
+    else
 #endif
+        memcpy(&a, p, 2 * (size_t)cn_min(n, VL));
 #if defined(CN_AVX2) && !CN_DOUBLE
     return (ivec)_mm256_cvtepu16_epi32((__m128i)a); /* GCC widens by halves */
 #else
@@ -250,12 +253,11 @@ CN_INLINE ivec v_load_u16(const uint16_t *p, ptrdiff_t n) {
 CN_INLINE void v_store_u16(uint16_t *p, ivec a, ptrdiff_t n) {
     vec_u16 narrow = __builtin_convertvector(a, vec_u16);
 #if defined(CN_AVX512)
-    if (n < VL) {
-        V_U16(mask_store, p, V_MASK(n), (typeof(V_U16(load, p)))narrow);
-        return;
-    }
+    if (n < VL)
+        V_U16(mask_store, p, V_MASK(n), (vec_16)narrow);
+    else
 #endif
-    memcpy(p, &narrow, 2 * (size_t)cn_min(n, VL));
+        memcpy(p, &narrow, 2 * (size_t)cn_min(n, VL));
 }
 
 /* The one thing vector extensions lack: the compilers see no square root in a loop over lanes. */

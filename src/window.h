@@ -66,11 +66,19 @@ static inline int windows_cover(cn_tensor x, cn_tensor y, const ptrdiff_t *size,
     return all;
 }
 
-/* Blocks of rows of an image's results that are chunks of their own: one, but of a few images some,
- * so that there is enough to do. */
-enum { FEW_WINDOW_CHUNKS = 16 };
+/* Results of y that are a chunk of the forward pass: rows first .. end-1 of an image; all of them,
+ * but where images are few, so that there is enough to do. */
+typedef struct {
+    ptrdiff_t image, first, end;
+} window_rows;
 static inline ptrdiff_t window_blocks(cn_tensor y, ptrdiff_t n) {
-    return cn_clamp(FEW_WINDOW_CHUNKS / n, 1, y.shape[1]);
+    enum { ENOUGH_CHUNKS = 16 };
+    return cn_clamp(ENOUGH_CHUNKS / n, 1, y.shape[1]);
+}
+static inline window_rows window_rows_of(cn_tensor y, ptrdiff_t n, ptrdiff_t chunk) {
+    ptrdiff_t blocks = window_blocks(y, n), block = chunk % blocks;
+    return (window_rows){chunk / blocks, cn_part(y.shape[1], blocks, block),
+                         cn_part(y.shape[1], blocks, block + 1)};
 }
 
 static inline ptrdiff_t window_pixels(window o) { return (o.r1 - o.r0) * (o.s1 - o.s0); }

@@ -34,11 +34,10 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     (void)scratch;
     const avg_pool2d_forward a = *(const avg_pool2d_forward *)args; /* no store can change it */
     ptrdiff_t c = a.x.shape[3], pitch = a.x.shape[2] * c, below = a.stride[0] * pitch;
-    ptrdiff_t rows = a.y.shape[1], blocks = window_blocks(a.y, step->n), block = chunk % blocks;
-    ptrdiff_t first = cn_part(rows, blocks, block), end = cn_part(rows, blocks, block + 1);
-    const real *image = (const real *)a.x.data + chunk / blocks * cn_example(a.x);
-    real *y = (real *)a.y.data + (chunk / blocks * rows + first) * a.y.shape[2] * c;
-    for (ptrdiff_t p = first; p < end; p++)
+    window_rows rows = window_rows_of(a.y, step->n, chunk);
+    const real *image = (const real *)a.x.data + rows.image * cn_example(a.x);
+    real *y = (real *)a.y.data + rows.image * cn_example(a.y) + rows.first * a.y.shape[2] * c;
+    for (ptrdiff_t p = rows.first; p < rows.end; p++)
         for (ptrdiff_t q = 0; q < a.y.shape[2]; q++, y += c) {
             window o = window_at(a.x, a.size, a.stride, a.padding, p, q);
             ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;

@@ -33,7 +33,8 @@ static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const p
                     (double)(x.shape[2] + padding[2] + padding[3]);
     if (padded * (double)cn_max(x.shape[3], w.shape[3]) > MAX_PRODUCT)
         return "the padded image is too large";
-    if ((double)cn_elements(w) > MAX_PRODUCT) return "w is too large";
+    double side = (double)y.shape[2] * (double)w.shape[1] * (double)w.shape[2];
+    if ((double)cn_elements(w) > MAX_PRODUCT || side > MAX_PRODUCT) return "w is too large";
     if (y.shape[0] != x.shape[0] || y.shape[3] != w.shape[3])
         return "y must have shape (n, p, q, k)";
     return NULL;
@@ -142,11 +143,9 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
                   gemm_panel_width(g.k, panel));
 }
 
-/* Of a few small images panels are chunks of their own, some together: one image alone would be
- * one thread's. Moments are made of rows that are at hand as a whole. */
-static ptrdiff_t panel_groups(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
-    ptrdiff_t blocks = n * cn_ceil_div(g->p, forward_block(g));
-    return cn_present(a->mean) ? 1 : cn_clamp(CONV_FEW_CHUNKS / blocks, 1, gemm_panels(g->k));
+/* Moments are made of rows that are at hand as a whole. */
+static ptrdiff_t forward_groups(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
+    return cn_present(a->mean) ? 1 : panel_groups(n * cn_ceil_div(g->p, forward_block(g)), g->k);
 }
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
@@ -154,7 +153,7 @@ static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     geometry g = forward_geometry(a);
     winograd o = winograd_of(&g, n, a->winograd);
     if (o.m) return CN(winograd_chunks)(&o);
-    return n * cn_ceil_div(g.p, forward_block(&g)) * panel_groups(a, &g, n);
+    return n * cn_ceil_div(g.p, forward_block(&g)) * forward_groups(a, &g, n);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -166,7 +165,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         CN(winograd_run)(&o, a->x.data, a->head.workspace, epilogue, a->y.data, chunk, scratch);
         return;
     }
-    ptrdiff_t groups = panel_groups(a, &g, step->n), group = chunk % groups;
+    ptrdiff_t groups = forward_groups(a, &g, step->n), group = chunk % groups;
     chunk /= groups;
     ptrdiff_t block = forward_block(&g), blocks = cn_ceil_div(g.p, block);
     ptrdiff_t image = chunk / blocks, p0 = chunk % blocks * block, rows = cn_min(block, g.p - p0);
@@ -191,7 +190,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         for (ptrdiff_t i = 0; i < rows; i += together) {
             gemm_rows pixels = {x.data + i * down, across, x.pitch, g.r, g.s * g.c, 1, 1, 0, 0, 1};
             gemm_panel met = filters;
-            if (together == 1) meet(&pixels, &met, part.row + i * g.stride_h, g.h);
+            if (together == 1) skip_border_rows(&pixels, &met, part.row + i * g.stride_h, g.h);
             CN(gemm)(&pixels, together * g.q, met, width, y + i * g.q * g.k + j, g.k, epilogue);
         }
     }

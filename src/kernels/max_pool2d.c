@@ -47,15 +47,14 @@ static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const max_pool2d_forward a = *(const max_pool2d_forward *)args; /* no store can change it */
-    ptrdiff_t c = a.x.shape[3], pitch = a.x.shape[2] * c, example = cn_example(a.y);
-    ptrdiff_t below = a.stride[0] * pitch, rows = a.y.shape[1];
-    ptrdiff_t blocks = window_blocks(a.y, step->n), i = chunk / blocks, block = chunk % blocks;
-    ptrdiff_t first = cn_part(rows, blocks, block), end = cn_part(rows, blocks, block + 1);
-    const real *image = (const real *)a.x.data + i * cn_example(a.x);
-    ptrdiff_t result = i * example + first * a.y.shape[2] * c;
+    ptrdiff_t c = a.x.shape[3], pitch = a.x.shape[2] * c;
+    ptrdiff_t below = a.stride[0] * pitch;
+    window_rows rows = window_rows_of(a.y, step->n, chunk);
+    const real *image = (const real *)a.x.data + rows.image * cn_example(a.x);
+    ptrdiff_t result = rows.image * cn_example(a.y) + rows.first * a.y.shape[2] * c;
     real *y = (real *)a.y.data + result;
     uint16_t *winner = (uint16_t *)a.winner.data + result;
-    for (ptrdiff_t p = first; p < end; p++)
+    for (ptrdiff_t p = rows.first; p < rows.end; p++)
         for (ptrdiff_t q = 0; q < a.y.shape[2]; q++, y += c, winner += c) {
             window o = window_at(a.x, a.size, a.stride, a.padding, p, q);
             ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
