@@ -40,12 +40,16 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (ptrdiff_t p = rows.first; p < rows.end; p++)
         for (ptrdiff_t q = 0; q < a.y.shape[2]; q++, y += c) {
             window o = window_at(a.x, a.size, a.stride, a.padding, p, q);
-            ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
+            ptrdiff_t corner = o.row * pitch + o.column * c;
             if (whole_2x2(o, a.size))
-                for (; j + VL <= c; j += VL)
-                    v_store(y + j, pool(image, corner + j, pitch, c, below, WHOLE_2X2, VL));
-            for (; j < c; j += VL)
-                v_store_n(y + j, pool(image, corner + j, pitch, c, below, o, c - j), c - j);
+                V_EACH(j, 0, c, {
+                    vec mean = pool(image, corner + j, pitch, c, below, WHOLE_2X2, some);
+                    v_store_n(y + j, mean, some);
+                });
+            else
+                V_EACH(j, 0, c, {
+                    v_store_n(y + j, pool(image, corner + j, pitch, c, below, o, some), some);
+                });
         }
 }
 
@@ -83,14 +87,18 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     for (ptrdiff_t p = 0; p < a.dy.shape[1]; p++)
         for (ptrdiff_t q = 0; q < a.dy.shape[2]; q++, dy += c) {
             window o = window_at(a.dx, a.size, a.stride, a.padding, p, q);
-            ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
+            ptrdiff_t corner = o.row * pitch + o.column * c;
             real pixels = (real)window_pixels(o);
             if (!add && whole_2x2(o, a.size))
-                for (; j + VL <= c; j += VL)
-                    spread(dx, corner + j, pitch, c, WHOLE_2X2, 0, v_load(dy + j) / 4, VL, past);
-            for (; j < c; j += VL)
-                spread(dx, corner + j, pitch, c, o, add, v_load_n(dy + j, c - j) / pixels, c - j,
-                       past);
+                V_EACH(j, 0, c, {
+                    vec share = v_load_n(dy + j, some) / 4;
+                    spread(dx, corner + j, pitch, c, WHOLE_2X2, 0, share, some, past);
+                });
+            else
+                V_EACH(j, 0, c, {
+                    vec share = v_load_n(dy + j, some) / pixels;
+                    spread(dx, corner + j, pitch, c, o, add, share, some, past);
+                });
         }
 }
 

@@ -57,13 +57,16 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (ptrdiff_t p = rows.first; p < rows.end; p++)
         for (ptrdiff_t q = 0; q < a.y.shape[2]; q++, y += c, winner += c) {
             window o = window_at(a.x, a.size, a.stride, a.padding, p, q);
-            ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
+            ptrdiff_t corner = o.row * pitch + o.column * c;
             if (whole_2x2(o, a.size))
-                for (; j + VL <= c; j += VL)
-                    pool(image + corner + j, 0, pitch, c, below, WHOLE_2X2, 2, VL, y + j,
+                V_EACH(j, 0, c, {
+                    pool(image + corner + j, 0, pitch, c, below, WHOLE_2X2, 2, some, y + j,
                          winner + j);
-            for (; j < c; j += VL)
-                pool(image, corner + j, pitch, c, below, o, a.size[1], c - j, y + j, winner + j);
+                });
+            else
+                V_EACH(j, 0, c, {
+                    pool(image, corner + j, pitch, c, below, o, a.size[1], some, y + j, winner + j);
+                });
         }
 }
 
@@ -120,14 +123,17 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     for (ptrdiff_t p = 0; p < a.dy.shape[1]; p++)
         for (ptrdiff_t q = 0; q < a.dy.shape[2]; q++, dy += c, y += y ? c : 0, winner += c) {
             window o = window_at(a.dx, a.size, a.stride, a.padding, p, q);
-            ptrdiff_t j = 0, corner = o.row * pitch + o.column * c;
+            ptrdiff_t corner = o.row * pitch + o.column * c;
             if (!add && whole_2x2(o, a.size))
-                for (; j + VL <= c; j += VL)
-                    spread(dx, corner + j, pitch, c, WHOLE_2X2, 2, 0, VL,
-                           gradient(dy + j, y ? y + j : NULL, VL), winner + j, past);
-            for (; j < c; j += VL)
-                spread(dx, corner + j, pitch, c, o, a.size[1], add, c - j,
-                       gradient(dy + j, y ? y + j : NULL, c - j), winner + j, past);
+                V_EACH(j, 0, c, {
+                    spread(dx, corner + j, pitch, c, WHOLE_2X2, 2, 0, some,
+                           gradient(dy + j, y ? y + j : NULL, some), winner + j, past);
+                });
+            else
+                V_EACH(j, 0, c, {
+                    spread(dx, corner + j, pitch, c, o, a.size[1], add, some,
+                           gradient(dy + j, y ? y + j : NULL, some), winner + j, past);
+                });
         }
 }
 
