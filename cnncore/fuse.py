@@ -91,14 +91,13 @@ def _as_affine(op: Op) -> Op:
     if op.inputs["x"].shape[1:3] != filters[:2] or any(op.attributes["padding"]):
         return op
 
-    def flat(name: str, tensor: Tensor) -> Tensor:
-        shapes = dict.fromkeys(("w", "dw"), (prod(filters[:3]), filters[3]))
-        shapes |= dict.fromkeys(("y", "dy"), (tensor.shape[0], filters[3]))
-        shape = shapes.get(name)
-        return replace(tensor, shape=shape, source=tensor) if shape else tensor
+    def matrix(name: str, tensor: Tensor) -> Tensor:
+        if name not in ("w", "dw", "y", "dy"):
+            return tensor
+        return replace(tensor, shape=(prod(tensor.shape[:3]), tensor.shape[3]), source=tensor)
 
-    inputs = {name: flat(name, tensor) for name, tensor in op.inputs.items()}
-    outputs = {name: flat(name, tensor) for name, tensor in op.outputs.items()}
+    inputs = {name: matrix(name, tensor) for name, tensor in op.inputs.items()}
+    outputs = {name: matrix(name, tensor) for name, tensor in op.outputs.items()}
     return Op("affine", op.function, inputs, outputs, {}, op.layer, replaces=op.plain())
 
 

@@ -119,23 +119,11 @@ static int beside(const geometry *g) {
     return !spreads(g) && 1.25 * (double)g->q * (double)lanes(g->s * g->c) <= pixels;
 }
 
-/* The packed filters of phase a begin after those of all phases before it. */
-static ptrdiff_t beside_offset(const geometry *g, ptrdiff_t a) {
-    ptrdiff_t before = 0;
-    for (ptrdiff_t i = 0; i < a; i++) before += phase_taps(g->r, g->stride_h, i);
-    return gemm_packed_size(before * g->k, g->s * g->c);
-}
-
-static void pack_beside(const geometry *g, const real *w, real *packed, ptrdiff_t a,
-                        ptrdiff_t panel) {
-    ptrdiff_t rows = phase_taps(g->r, g->stride_h, a), columns = g->s * g->c;
-    ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
-    packed += beside_offset(g, a) + rows * g->k * j;
-    for (ptrdiff_t t = 0; t < rows; t++) {
-        ptrdiff_t r = a + (rows - 1 - t) * g->stride_h;
-        CN(gemm_pack)(packed + t * g->k * cn_round_up(width, VL), w + (r * columns + j) * g->k, 1,
-                      g->k, g->k, width);
-    }
+/* The filters as they are packed: side by side, a filter row is one tap, of s*c channels. */
+static geometry as_packed(const geometry *g) {
+    geometry o = *g;
+    if (beside(g)) o.c = g->s * g->c, o.s = 1, o.stride_w = 1;
+    return o;
 }
 
 /* A row of dx, each pixel the sum of what is its part of `met`. */
@@ -164,7 +152,8 @@ static void dx_beside(const geometry *g, const real *packed, const real *dy, ptr
         memset(dx, 0, (size_t)(g->w * g->c) * sizeof(real));
         return;
     }
-    packed += beside_offset(g, a);
+    geometry filter = as_packed(g);
+    packed += phase_offset(&filter, a, 0);
     ptrdiff_t pitch = g->q * g->k;
     for (ptrdiff_t panel = 0; panel < gemm_panels(columns); panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
@@ -178,27 +167,21 @@ static void dx_beside(const geometry *g, const real *packed, const real *dy, ptr
 }
 
 ptrdiff_t CN(conv_input_filters_size)(const geometry *g) {
-    if (beside(g)) return gemm_packed_size(g->r * g->k, g->s * g->c);
-    return gemm_packed_size(g->r * g->s * g->k, g->c);
+    geometry o = as_packed(g);
+    return gemm_packed_size(o.r * o.s * o.k, o.c);
 }
 
 /* A panel of a phase each. */
-static ptrdiff_t phases_across(const geometry *g) {
-    return beside(g) ? 1 : phases(g->s, g->stride_w);
-}
-static ptrdiff_t filter_panels(const geometry *g) {
-    return gemm_panels(beside(g) ? g->s * g->c : g->c);
-}
 ptrdiff_t CN(conv_input_pack_chunks)(const geometry *g) {
-    return phases(g->r, g->stride_h) * phases_across(g) * filter_panels(g);
+    geometry o = as_packed(g);
+    return phases(o.r, o.stride_h) * phases(o.s, o.stride_w) * gemm_panels(o.c);
 }
 
 void CN(conv_input_pack)(const geometry *g, const real *w, real *filters, ptrdiff_t chunk) {
-    ptrdiff_t panels = filter_panels(g), phase = chunk / panels, across = phases_across(g);
-    if (beside(g))
-        pack_beside(g, w, filters, phase, chunk % panels);
-    else
-        pack_phase(g, w, filters, phase / across, phase % across, chunk % panels);
+    geometry o = as_packed(g);
+    ptrdiff_t panels = gemm_panels(o.c), phase = chunk / panels;
+    ptrdiff_t across = phases(o.s, o.stride_w);
+    pack_phase(&o, w, filters, phase / across, phase % across, chunk % panels);
 }
 
 ptrdiff_t CN(conv_input_scratch)(const geometry *g) {

@@ -7,7 +7,10 @@ CN_INLINE void add(const int rows, const int columns, const dots *o, ptrdiff_t f
                    ptrdiff_t some, vec sum[8][MOST]) {
     vec w[MOST];
 #pragma GCC unroll 4
-    for (int j = 0; j < columns; j++) w[j] = v_load_n(o->w + j * o->ldw + l, some);
+    for (int j = 0; j < columns; j++) {
+        w[j] = v_load_n(o->w + j * o->ldw + l, some);
+        if (some < VL) w[j] = v_select(v_lanes() < (bits)some, w[j], v_set((real)-0.0));
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++) {
         vec a = v_load_n(o->x + (first + i) * o->ld + l, some);
@@ -18,16 +21,18 @@ CN_INLINE void add(const int rows, const int columns, const dots *o, ptrdiff_t f
 
 CN_INLINE void tile(const int rows, const int columns, const dots *o, ptrdiff_t first) {
     vec sum[8][MOST];
+    /* -0 leaves every sum as it is, as where there is nothing to add. */
+    ivec used = v_lanes() < (bits)cn_min(o->depth, VL);
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-        for (int j = 0; j < columns; j++) sum[i][j] = (vec){0};
+        for (int j = 0; j < columns; j++) sum[i][j] = v_select(used, (vec){0}, v_set((real)-0.0));
     V_EACH(l, 0, o->depth, add(rows, columns, o, first, l, some, sum));
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < columns; j++) {
-            real found = v_sum(sum[i][j]) + (o->bias ? o->bias[j] : 0);
+            real found = v_sum(sum[i][j]) + (o->bias ? o->bias[j] : (real)-0.0);
             o->y[(first + i) * o->row + j * o->column] = o->relu && found <= 0 ? 0 : found;
         }
 }

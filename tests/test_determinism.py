@@ -124,11 +124,10 @@ def test_long_sums_do_not_feel_how_many_rows_there_are(dtype, isa):
 @pytest.mark.parametrize("isa", levels.available())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_element_does_not_feel_the_columns_beside_it(dtype, isa):
-    """Not even by the sign of a zero, which a product that is too small leaves. (Up to four columns
-    are dot products, whose sums go another way.)"""
+    """Not even by the sign of a zero, which a product that is too small leaves."""
     small = np.full((2, 3), np.finfo(dtype).tiny, dtype)
     found = set()
-    for m in range(5, 70):
+    for m in range(1, 70):
         w = np.full((3, m), -np.finfo(dtype).tiny, dtype)
         y = cnn.ops.affine.forward(x=small, w=w, isa=isa)["y"]
         found |= {value.tobytes() for value in y.ravel()}
