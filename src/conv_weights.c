@@ -15,9 +15,9 @@ static ptrdiff_t weight_images(const geometry *g) {
     return weight_block(g) < g->p ? 1 : cn_max(1, 64 / (g->p * g->q));
 }
 
-/* Chunks of dw, for the threads to share; in so many parts, if there is memory for them, that each
- * makes all of dw and reads dy and x once. Of copies at most so many. */
-enum { ENOUGH = 16 };
+/* Chunks of dw, for the threads to share; in so many parts that each makes all of dw and reads dy
+ * and x once, if they have room in so many bytes of float64. Of copies at most so many. */
+enum { ENOUGH = 16, MOST_BYTES = 16 << 20 };
 
 typedef struct {
     ptrdiff_t filter_rows, weights; /* r s c rows of w; reals of w in panels */
@@ -65,7 +65,7 @@ static weights_layout layout_of(const geometry *g) {
     o.weights = gemm_packed_size(o.filter_rows, g->k);
     o.copies = copies_pay(g);
     ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), ENOUGH);
-    o.parts = o.copies ? 1 : cn_min(parts, cn_max(1, (4 << 20) / (o.weights * 8)));
+    o.parts = o.copies ? 1 : cn_min(parts, cn_max(1, MOST_BYTES / (o.weights * 8)));
     return o;
 }
 
@@ -109,6 +109,24 @@ static ptrdiff_t strip_groups(const geometry *g, weights_layout o, ptrdiff_t n) 
     return cn_min(gemm_strips(g->k), cn_ceil_div(ENOUGH, active_parts(g, o, n)));
 }
 
+/* Groups of dw's rows, where there would be few chunks; each copies x and dy for itself. */
+enum { LEAST_ROWS = 192 };
+static ptrdiff_t row_groups(const geometry *g, weights_layout o, ptrdiff_t n) {
+    ptrdiff_t chunks = active_parts(g, o, n) * strip_groups(g, o, n);
+    ptrdiff_t groups = chunks < ENOUGH / 2 ? cn_ceil_div(ENOUGH, chunks) : 1;
+    return cn_clamp(groups, 1, cn_max(1, o.filter_rows / LEAST_ROWS));
+}
+
+/* Group i of so many, of whole units. */
+typedef struct {
+    ptrdiff_t from, to;
+} range;
+static range group_of(ptrdiff_t total, ptrdiff_t unit, ptrdiff_t groups, ptrdiff_t i) {
+    ptrdiff_t units = cn_ceil_div(total, unit);
+    return (range){cn_part(units, groups, i) * unit,
+                   cn_min(total, cn_part(units, groups, i + 1) * unit)};
+}
+
 /* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
  * that write beside each other would get in each other's way. */
 static int sums_are_dw(const geometry *g, weights_layout o, ptrdiff_t n) {
@@ -127,7 +145,8 @@ void CN(conv_weights_pack)(const geometry *g, ptrdiff_t n, const real *dy, real 
 
 ptrdiff_t CN(conv_weights_chunks)(const geometry *g, ptrdiff_t n) {
     weights_layout o = layout_of(g);
-    return o.copies ? channel_groups(g) : active_parts(g, o, n) * strip_groups(g, o, n);
+    if (o.copies) return channel_groups(g);
+    return active_parts(g, o, n) * strip_groups(g, o, n) * row_groups(g, o, n);
 }
 
 /* What the filter's first row meets of some images, under `rows` rows of their outputs: the pixels
@@ -152,14 +171,35 @@ static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t image
     return (gemm_rows){x.data, 1, down, rows, g->q, across, images, next, 0, 0};
 }
 
-/* Sums over pixels of one panel, a filter row at a time, from row to row of x; the result's pitch
- * is the panel's own where none is given. */
-static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, gemm_panel panel,
-                     ptrdiff_t width, real *out, ptrdiff_t pitch, int accumulate) {
+/* Of some output rows those where a filter row meets the image, which meets input row `row` in the
+ * first of them; the others would add zeros. */
+typedef struct {
+    ptrdiff_t first, count;
+} inner_rows;
+static inner_rows rows_inside(const geometry *g, ptrdiff_t row, ptrdiff_t rows) {
+    ptrdiff_t first = cn_clamp(cn_ceil_div(-row, g->stride_h), 0, rows);
+    return (inner_rows){first, cn_clamp(cn_ceil_div(g->h - row, g->stride_h), first, rows) - first};
+}
+
+/* Sums over pixels, from output row p0 on, of some rows of one panel of dw: a filter row at a time,
+ * from row to row of x. */
+static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdiff_t p0,
+                     gemm_panel panel, ptrdiff_t width, range weights, real *out, ptrdiff_t pitch,
+                     int accumulate) {
     ptrdiff_t taps = g->s * g->c;
-    if (!pitch) pitch = cn_round_up(width, VL);
-    for (ptrdiff_t r = 0; r < g->r; r++, pixels.x += line, out += taps * pitch)
-        CN(gemm)(&pixels, taps, panel, width, out, pitch, (gemm_epilogue){NULL, 0, accumulate});
+    for (ptrdiff_t row = weights.from, next; row < weights.to; row = next) {
+        ptrdiff_t r = row / taps;
+        next = cn_min(weights.to, (r + 1) * taps);
+        inner_rows met = rows_inside(g, p0 * g->stride_h - g->top + r, pixels.runs);
+        gemm_rows inside = pixels;
+        gemm_panel under = panel;
+        inside.x += r * line + row % taps + met.first * pixels.run_stride;
+        inside.runs = met.count;
+        inside.passed = (pixels.runs - met.count) * pixels.run_length;
+        under.data += met.first * pixels.run_length * panel.pitch;
+        CN(gemm)(&inside, next - row, under, width, out + row * pitch, pitch,
+                 (gemm_epilogue){NULL, 0, accumulate});
+    }
 }
 
 /* Zeros for some pixels outside the image. */
@@ -194,9 +234,8 @@ static void copy_planes(const geometry *g, const real *x, ptrdiff_t channels, pt
 /* All taps and filters of a chunk's channels, summed over all pixels. */
 static void weights_of_copies(const geometry *g, ptrdiff_t n, const real *x, const real *panels,
                               real *dw, ptrdiff_t chunk, real *planes) {
-    ptrdiff_t all = cn_ceil_div(g->c, GEMM_BLOCK), groups = channel_groups(g);
-    ptrdiff_t channel = cn_part(all, groups, chunk) * GEMM_BLOCK;
-    ptrdiff_t channels = cn_min(g->c, cn_part(all, groups, chunk + 1) * GEMM_BLOCK) - channel;
+    range group = group_of(g->c, GEMM_BLOCK, channel_groups(g), chunk);
+    ptrdiff_t channel = group.from, channels = group.to - channel;
     ptrdiff_t pixels = g->p * g->q, together = images_together(g);
     gemm_columns dy = {panels, 0, n * pixels, g->k};
     for (ptrdiff_t image = 0; image < n; image += together) {
@@ -208,11 +247,22 @@ static void weights_of_copies(const geometry *g, ptrdiff_t n, const real *x, con
             panel.data += image * pixels * panel.pitch;
             for (ptrdiff_t tap = 0; tap < g->r * g->s; tap++) {
                 ptrdiff_t r = tap / g->s, phase = r % g->stride_h, down = r / g->stride_h;
-                ptrdiff_t before = pixels_before(g, images, tap % g->s, phase) + down * g->q;
-                ptrdiff_t next = plane_rows(g, phase) * g->q * GEMM_BLOCK;
-                const real *met = planes + before * GEMM_BLOCK;
-                gemm_rows rows = {met, 1, 0, 1, pixels, GEMM_BLOCK, images, next, block, 0};
-                CN(gemm)(&rows, channels, panel, cn_min(GEMM_NR, g->k - j),
+                inner_rows met = rows_inside(g, r - g->top, g->p);
+                ptrdiff_t before =
+                    pixels_before(g, images, tap % g->s, phase) + (down + met.first) * g->q;
+                ptrdiff_t next = plane_rows(g, phase) * g->q * GEMM_BLOCK, inner = met.count * g->q;
+                gemm_rows rows = {.x = planes + before * GEMM_BLOCK,
+                                  .ld = 1,
+                                  .runs = 1,
+                                  .run_length = inner,
+                                  .step = GEMM_BLOCK,
+                                  .groups = images,
+                                  .group_stride = next,
+                                  .block = block,
+                                  .passed = pixels - inner};
+                gemm_panel under = panel;
+                under.data += met.first * g->q * panel.pitch;
+                CN(gemm)(&rows, channels, under, cn_min(GEMM_NR, g->k - j),
                          dw + (tap * g->c + channel) * g->k + j, g->k,
                          (gemm_epilogue){NULL, 0, image > 0});
             }
@@ -227,10 +277,10 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
         weights_of_copies(g, n, x, workspace, dw, chunk, scratch);
         return;
     }
-    ptrdiff_t strips = gemm_strips(g->k), groups = strip_groups(g, o, n), group = chunk % groups;
-    ptrdiff_t from = cn_part(strips, groups, group) * GEMM_STRIP;
-    ptrdiff_t to = cn_min(g->k, cn_part(strips, groups, group + 1) * GEMM_STRIP);
-    ptrdiff_t parts = active_parts(g, o, n), part = chunk / groups;
+    ptrdiff_t strips = strip_groups(g, o, n), groups = row_groups(g, o, n);
+    range columns = group_of(g->k, GEMM_STRIP, strips, chunk % strips);
+    range weights = group_of(o.filter_rows, GEMM_BLOCK, groups, chunk / strips % groups);
+    ptrdiff_t parts = active_parts(g, o, n), part = chunk / strips / groups;
     real *packed = (real *)((char *)scratch + packed_offset(g));
     int direct = sums_are_dw(g, o, n);
     real *sums = workspace + part * o.weights;
@@ -245,14 +295,16 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
             ptrdiff_t rows = cn_min(block, last - p0), line;
             gemm_rows pixels = dw_pixels(g, x + image * example, images, p0, rows, scratch, &line);
             const real *gradients = dy + (image * g->p + p0) * g->q * g->k;
-            for (ptrdiff_t j = from; j < to; j += GEMM_STRIP) {
-                gemm_columns strip =
-                    CN(gemm_columns_of)(packed, gradients + j, g->k, 1, images * rows * g->q,
-                                        cn_min(GEMM_STRIP, to - j), o.filter_rows, 0);
+            for (ptrdiff_t j = columns.from; j < columns.to; j += GEMM_STRIP) {
+                gemm_columns strip = CN(gemm_columns_of)(
+                    packed, gradients + j, g->k, 1, images * rows * g->q,
+                    cn_min(GEMM_STRIP, columns.to - j), weights.to - weights.from, 0);
                 for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
+                    ptrdiff_t width = cn_min(GEMM_NR, strip.width - i);
                     real *out = direct ? dw + j + i : sums + o.filter_rows * (j + i);
-                    dw_panel(g, pixels, line, gemm_panel_at(&strip, i),
-                             cn_min(GEMM_NR, strip.width - i), out, direct ? g->k : 0, accumulate);
+                    ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
+                    dw_panel(g, pixels, line, p0, gemm_panel_at(&strip, i), width, weights, out,
+                             pitch, accumulate);
                 }
             }
             accumulate = 1;

@@ -235,6 +235,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         x += g->run_stride;
         if (--runs == 0) {
             x += g->group_stride - g->runs * g->run_stride;
+            panel += g->passed * pitch;
             runs = g->runs;
         }
     }

@@ -34,9 +34,10 @@ typedef struct {
     ptrdiff_t step; /* from l to l+1, at least 1; either step or ld is 1 */
     ptrdiff_t groups;
     ptrdiff_t group_stride;
-    ptrdiff_t block; /* from block to block of rows, or 0: they lie in none */
-    int far;         /* whether they come from memory: where they follow each other, tiles ask for
-                        some that are to come, with 32 registers */
+    ptrdiff_t block;  /* from block to block of rows, or 0: they lie in none */
+    int far;          /* whether they come from memory: where they follow each other, tiles ask for
+                         some that are to come, with 32 registers */
+    ptrdiff_t passed; /* rows of w between groups that meet none of x */
 } gemm_rows;
 
 typedef struct {
