@@ -75,6 +75,8 @@ CASES = [
     _case("two outputs, in parts", 600, 133, 2),
     _case("three outputs", 9, 50, 3),
     _case("four outputs", 130, 200, 4),
+    _case("two inputs", 37, 2, 90),
+    _case("four inputs", 11, 4, 130),
     _case("few examples", 4, 150, 70),
     _case("one example", 1, 100, 33),
     _long("long sums", 39, 2051, 69),

@@ -131,6 +131,7 @@ CASES = [
     _case("few pixels, many channels", (3, 7, 6, 40), (4, 5, 9)),
     _case("few channels, strides", (2, 11, 13, 3), (5, 7, 4), stride=(2, 3), padding=(4, 6)),
     _case("tall", (1, 70, 3, 2), (7, 3, 33), padding=1),
+    _case("one example, many channels", (1, 3, 3, 421), (1, 1, 5)),
     _case("batch in parts", (9, 6, 6, 4), (3, 3, 8), padding=1),
     _case("short rows", (33, 2, 3, 67), (3, 1, 130), padding=(1, 0)),
     _many("many filters", (23, 3, 4, 67), (3, 2), padding=1),

@@ -346,20 +346,32 @@ static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
     ptrdiff_t strips = gemm_strips(o.d), blocks = dx_blocks(o, n);
     place at = place_of(chunk, n, o.d, blocks, strips);
     ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
-    if (dots_pay(n, o.m)) { /* w need not be transposed */
+    /* dy and w both lie along the sum: of a few inputs, or a few examples, dx is dot products. */
+    dots few = {
+        .x = (const real *)a->dy.data + from * o.m,
+        .ld = o.m,
+        .rows = to - from,
+        .w = a->w.data,
+        .ldw = o.m,
+        .columns = o.d,
+        .depth = o.m,
+        .y = (real *)a->dx.data + from * o.d,
+        .row = o.d,
+        .column = 1,
+    };
+    if (dots_pay(o.d, o.m)) {
+        CN(dots_run)(&few);
+        return;
+    }
+    if (dots_pay(n, o.m)) {
         ptrdiff_t first = at.strip * GEMM_STRIP;
-        dots few = {
-            .x = (const real *)a->w.data + first * o.m,
-            .ld = o.m,
-            .rows = cn_min(GEMM_STRIP, o.d - first),
-            .w = a->dy.data,
-            .ldw = o.m,
-            .columns = n,
-            .depth = o.m,
-            .y = (real *)a->dx.data + first,
-            .row = 1,
-            .column = o.d,
-        };
+        few.x = (const real *)a->w.data + first * o.m;
+        few.rows = cn_min(GEMM_STRIP, o.d - first);
+        few.w = a->dy.data;
+        few.columns = n;
+        few.y = (real *)a->dx.data + first;
+        few.row = 1;
+        few.column = o.d;
         CN(dots_run)(&few);
         return;
     }
