@@ -44,6 +44,10 @@ static inline window window_at(cn_tensor x, const ptrdiff_t *size, const ptrdiff
     return o;
 }
 
+static inline int same_pixels(window a, window b) {
+    return a.r0 == b.r0 && a.r1 == b.r1 && a.s0 == b.s0 && a.s1 == b.s1;
+}
+
 /* Whether all of a window of 2x2 pixels, the usual one, lies in the image: its loops then have
  * constant bounds. */
 static inline int whole_2x2(window o, const ptrdiff_t *size) {

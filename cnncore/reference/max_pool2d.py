@@ -94,6 +94,8 @@ CASES = [
     _case("2x2", (2, 6, 4, 3)),
     _case("floors", (2, 7, 5, 17)),
     _case("overlapping", (2, 7, 9, 5), size=3, stride=2),
+    _case("overlapping, with a tail", (2, 7, 6, 18), size=3, stride=2),
+    _case("large windows overlap", (2, 15, 14, 3), size=9, stride=4),
     _case("padded", (2, 6, 5, 4), size=3, stride=2, padding=1),
     _case("gaps", (2, 7, 8, 19), size=2, stride=3),
     _case("disjoint and padded", (2, 8, 7, 17), size=3, padding=1),

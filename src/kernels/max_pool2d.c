@@ -101,6 +101,33 @@ CN_INLINE void spread(real *image, ptrdiff_t corner, ptrdiff_t pitch, ptrdiff_t 
         }
 }
 
+/* Where windows overlap, channels that fill no vector are added to the pixels that won, one by one:
+ * a masked store holds up the load of the next window's. Of a window's places, by number: how far
+ * they are from its corner, or OUTSIDE the image, as is what the forward pass does not give. */
+enum { MOST_PLACES = 64, OUTSIDE = -1 };
+typedef struct {
+    window of;
+    ptrdiff_t place[MOST_PLACES + 1];
+} places;
+
+static void find_places(places *found, const window o, ptrdiff_t pitch, ptrdiff_t c,
+                        const ptrdiff_t *size) {
+    ptrdiff_t *place = found->place;
+    for (ptrdiff_t r = 0; r < size[0]; r++)
+        for (ptrdiff_t s = 0; s < size[1]; s++)
+            *place++ = r >= o.r0 && r < o.r1 && s >= o.s0 && s < o.s1 ? r * pitch + s * c : OUTSIDE;
+    *place = OUTSIDE;
+    found->of = o;
+}
+
+static void scatter(real *corner, const places *found, ptrdiff_t count, const real *dy,
+                    const real *y, const uint16_t *winner, ptrdiff_t channels) {
+    for (ptrdiff_t j = 0; j < channels; j++) {
+        ptrdiff_t place = found->place[cn_min(winner[j], count)];
+        if (place != OUTSIDE) corner[place + j] += y && y[j] <= 0 ? 0 : dy[j];
+    }
+}
+
 /* The gradient of up to VL results; with a ReLU in front of the pooling, of those it let through.
  */
 CN_INLINE vec gradient(const real *dy, const real *y, ptrdiff_t some) {
@@ -120,17 +147,27 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
     const real *dy = (const real *)a.dy.data + i * example;
     const real *y = a.relu ? (const real *)a.y.data + i * example : NULL;
     const uint16_t *winner = (const uint16_t *)a.winner.data + i * example;
+    places found = {.of = {0}}; /* of no window */
+    ptrdiff_t count = a.size[0] * a.size[1], tail = c % VL;
+    int pays = add && count <= MOST_PLACES && (c < VL || tail <= VL / 4);
+    ptrdiff_t one_by_one = pays ? tail : 0;
+    ptrdiff_t whole = c - one_by_one;
     for (ptrdiff_t p = 0; p < a.dy.shape[1]; p++)
         for (ptrdiff_t q = 0; q < a.dy.shape[2]; q++, dy += c, y += y ? c : 0, winner += c) {
             window o = window_at(a.dx, a.size, a.stride, a.padding, p, q);
             ptrdiff_t corner = o.row * pitch + o.column * c;
+            if (one_by_one) {
+                if (!same_pixels(o, found.of)) find_places(&found, o, pitch, c, a.size);
+                scatter(dx + corner + whole, &found, count, dy + whole, y ? y + whole : NULL,
+                        winner + whole, one_by_one);
+            }
             if (!add && whole_2x2(o, a.size))
                 V_EACH(j, 0, c, {
                     spread(dx, corner + j, pitch, c, WHOLE_2X2, 2, 0, some,
                            gradient(dy + j, y ? y + j : NULL, some), winner + j, past);
                 });
             else
-                V_EACH(j, 0, c, {
+                V_EACH(j, 0, whole, {
                     spread(dx, corner + j, pitch, c, o, a.size[1], add, some,
                            gradient(dy + j, y ? y + j : NULL, some), winner + j, past);
                 });
