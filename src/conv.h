@@ -3,6 +3,7 @@
 #ifndef CN_CONV_H
 #define CN_CONV_H
 
+#include "dots.h"
 #include "gemm.h"
 
 /* The sizes under the vocabulary's names. */
@@ -36,6 +37,15 @@ static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const 
 static inline ptrdiff_t panel_groups(ptrdiff_t chunks, ptrdiff_t columns) {
     enum { ENOUGH_CHUNKS = 16 };
     return cn_clamp(ENOUGH_CHUNKS / chunks, 1, gemm_panels(columns));
+}
+
+/* Whether filters are so few that vectors go along their rows, of column and channel, as measured:
+ * where there are no masks a tail costs more. */
+static inline int few_filters(const geometry *g) {
+    ptrdiff_t row = g->s * g->c;
+    int pays =
+        CN_VECTOR_BYTES == 64 ? row >= VL : row >= 8 * VL || (row >= 2 * VL && row % VL == 0);
+    return g->k <= DOTS_MOST && pays;
 }
 
 /* Part of an image, with zeros where it reaches outside. */

@@ -4,7 +4,8 @@
 #include "reduce.h"
 
 /* A product's rows are (s, c) of one filter row r, which lie side by side in x, and it sums over
- * pixels; where filters are many, the rows are the channels of one tap, copied. */
+ * pixels; where filters are many, the rows are the channels of one tap, copied. Where they are few,
+ * the rows are filters and the columns (s, c). */
 
 /* Output rows at a time: near 512 pixels, 256 where there are many filters. Of small images several
  * are taken together, so that the sums are not fetched and put back for a few pixels each. */
@@ -23,6 +24,7 @@ typedef struct {
     ptrdiff_t filter_rows, weights; /* r s c rows of w; reals of w in panels */
     ptrdiff_t parts;                /* of the reduction over the batch, at most */
     int copies; /* whether dw is made of planes; panels of dy then are where its parts would be */
+    int turned; /* whether parts have the filters first: (r, k, s c), of whole vectors */
 } weights_layout;
 
 /* Where filters are many, a chunk of dw is a few channels of x, for all pixels, taps and filters.
@@ -59,10 +61,13 @@ static ptrdiff_t pixels_before(const geometry *g, ptrdiff_t images, ptrdiff_t s,
     return (s * column + before) * images * g->q;
 }
 
+static ptrdiff_t turned_pitch(const geometry *g) { return cn_round_up(g->s * g->c, VL); }
+
 static weights_layout layout_of(const geometry *g) {
     weights_layout o;
     o.filter_rows = g->r * g->s * g->c;
-    o.weights = gemm_packed_size(o.filter_rows, g->k);
+    o.turned = few_filters(g);
+    o.weights = o.turned ? g->r * g->k * turned_pitch(g) : gemm_packed_size(o.filter_rows, g->k);
     o.copies = copies_pay(g);
     ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), ENOUGH);
     o.parts = o.copies ? 1 : cn_min(parts, cn_max(1, MOST_BYTES / (o.weights * 8)));
@@ -113,7 +118,7 @@ static ptrdiff_t strip_groups(const geometry *g, weights_layout o, ptrdiff_t n) 
 enum { LEAST_ROWS = 192 };
 static ptrdiff_t row_groups(const geometry *g, weights_layout o, ptrdiff_t n) {
     ptrdiff_t chunks = active_parts(g, o, n) * strip_groups(g, o, n);
-    ptrdiff_t groups = chunks < ENOUGH / 2 ? cn_ceil_div(ENOUGH, chunks) : 1;
+    ptrdiff_t groups = chunks < ENOUGH / 2 && !o.turned ? cn_ceil_div(ENOUGH, chunks) : 1;
     return cn_clamp(groups, 1, cn_max(1, o.filter_rows / LEAST_ROWS));
 }
 
@@ -130,7 +135,7 @@ static range group_of(ptrdiff_t total, ptrdiff_t unit, ptrdiff_t groups, ptrdiff
 /* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads
  * that write beside each other would get in each other's way. */
 static int sums_are_dw(const geometry *g, weights_layout o, ptrdiff_t n) {
-    return o.copies || (active_parts(g, o, n) == 1 && gemm_panels(g->k) == 1);
+    return o.copies || (active_parts(g, o, n) == 1 && gemm_panels(g->k) == 1 && !o.turned);
 }
 
 ptrdiff_t CN(conv_weights_pack_chunks)(const geometry *g) {
@@ -151,11 +156,16 @@ ptrdiff_t CN(conv_weights_chunks)(const geometry *g, ptrdiff_t n) {
 
 /* What the filter's first row meets of some images, under `rows` rows of their outputs: the pixels
  * where they are, or a zero-bordered copy, or those that are not skipped, gathered. `line` is from
- * row to row of x, for filters of several rows. */
+ * row to row of x, for filters of several rows. What is read as whole vectors of a part of one must
+ * not be the end of x. */
 static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t images, ptrdiff_t p0,
                            ptrdiff_t rows, real *scratch, ptrdiff_t *line) {
     patch under = input_patch(g, p0, rows);
-    view x = read_patch(scratch, image, g->h, g->w, g->c, under);
+    view x = {scratch, under.columns * g->c};
+    if (few_filters(g) && turned_pitch(g) > g->s * g->c)
+        copy_patch(scratch, image, g->h, g->w, g->c, under);
+    else
+        x = read_patch(scratch, image, g->h, g->w, g->c, under);
     ptrdiff_t example = g->h * g->w * g->c, next = example, met = rows * g->q;
     *line = x.pitch;
     if (x.data == scratch) {
@@ -165,10 +175,10 @@ static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t image
     } else if (skips(g) && g->c >= 64) { /* fewer channels do not pay for it, as measured */
         for (ptrdiff_t i = 0; i < images; i++)
             copy_met(scratch + i * met * g->c, (view){x.data + i * example, x.pitch}, g, rows);
-        return (gemm_rows){scratch, 1, 0, 1, images * met, g->c, 1, 0, 0, 0};
+        return (gemm_rows){scratch, 1, 0, 1, images * met, g->c, 1, 0, 0, 0, 0};
     }
     ptrdiff_t down = g->stride_h * x.pitch, across = g->stride_w * g->c;
-    return (gemm_rows){x.data, 1, down, rows, g->q, across, images, next, 0, 0};
+    return (gemm_rows){x.data, 1, down, rows, g->q, across, images, next, 0, 0, 0};
 }
 
 /* Of some output rows those where a filter row meets the image, which meets input row `row` in the
@@ -199,6 +209,26 @@ static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdif
         under.data += met.first * pixels.run_length * panel.pitch;
         CN(gemm)(&inside, next - row, under, width, out + row * pitch, pitch,
                  (gemm_epilogue){NULL, 0, accumulate});
+    }
+}
+
+/* Adds what the pixels under some output rows, from p0 on, give to all of dw, turned. */
+static void turned_dw(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdiff_t p0,
+                      const real *dy, real *sums) {
+    ptrdiff_t pitch = turned_pitch(g), down = pixels.run_stride;
+    if (g->r == 1 && down == pixels.run_length * pixels.step) /* rows without a gap are one */
+        pixels.run_length *= pixels.runs, pixels.runs = 1;
+    for (ptrdiff_t i = 0; i < pixels.groups * pixels.runs; i++, dy += pixels.run_length * g->k) {
+        ptrdiff_t row = i % pixels.runs, image = i / pixels.runs * pixels.group_stride;
+        gemm_rows gradients = {dy, 1, 0, 1, pixels.run_length, g->k, 1, 0, 0, 0, 0};
+        for (ptrdiff_t r = 0; r < g->r; r++) {
+            if (!rows_inside(g, (p0 + row) * g->stride_h - g->top + r, 1).count) continue;
+            const real *x = pixels.x + image + row * down + r * line;
+            for (ptrdiff_t j = 0; j < pitch; j += GEMM_NR)
+                CN(gemm)(&gradients, g->k, (gemm_panel){x + j, pixels.step, NULL},
+                         cn_min(GEMM_NR, pitch - j), sums + r * g->k * pitch + j, pitch,
+                         (gemm_epilogue){NULL, 0, 1});
+        }
     }
 }
 
@@ -289,12 +319,17 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
     ptrdiff_t image = cn_part(n, whole, part / cut), end = cn_part(n, whole, part / cut + 1);
     ptrdiff_t first = cn_part(g->p, cut, part % cut), last = cn_part(g->p, cut, part % cut + 1);
     int accumulate = 0;
+    if (o.turned) memset(sums, 0, (size_t)o.weights * sizeof(real));
     for (ptrdiff_t images; image < end; image += images) {
         images = cn_min(together, end - image);
         for (ptrdiff_t p0 = first; p0 < last; p0 += block) {
             ptrdiff_t rows = cn_min(block, last - p0), line;
             gemm_rows pixels = dw_pixels(g, x + image * example, images, p0, rows, scratch, &line);
             const real *gradients = dy + (image * g->p + p0) * g->q * g->k;
+            if (o.turned) {
+                turned_dw(g, pixels, line, p0, gradients, sums);
+                continue;
+            }
             for (ptrdiff_t j = columns.from; j < columns.to; j += GEMM_STRIP) {
                 gemm_columns strip = CN(gemm_columns_of)(
                     packed, gradients + j, g->k, 1, images * rows * g->q,
@@ -313,21 +348,41 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
 }
 
 /* Rows of dw that one chunk adds up: some 4096 elements. */
-static ptrdiff_t combine_rows(const geometry *g) { return cn_max(1, 4096 / g->k); }
+enum { COMBINED = 4096 };
+static ptrdiff_t combine_rows(const geometry *g) { return cn_max(1, COMBINED / g->k); }
 
 ptrdiff_t CN(conv_weights_combine_chunks)(const geometry *g, ptrdiff_t n) {
     weights_layout o = layout_of(g);
     return sums_are_dw(g, o, n) ? 0 : cn_ceil_div(o.filter_rows, combine_rows(g));
 }
 
+/* Adds up some rows of dw, which belong to one filter row, of turned parts. */
+static void combine_turned(const geometry *g, const real *parts, ptrdiff_t count, ptrdiff_t apart,
+                           ptrdiff_t row, ptrdiff_t rows, real *dw) {
+    ptrdiff_t taps = g->s * g->c, pitch = turned_pitch(g);
+    real sums[COMBINED];
+    for (ptrdiff_t j = 0; j < g->k; j++) {
+        const real *filter = parts + (row / taps * g->k + j) * pitch + row % taps;
+        CN(add_parts)(sums, filter, count, apart, 0, rows);
+        for (ptrdiff_t i = 0; i < rows; i++) dw[(row + i) * g->k + j] = sums[i];
+    }
+}
+
 void CN(conv_weights_combine)(const geometry *g, ptrdiff_t n, const real *workspace, real *dw,
                               ptrdiff_t chunk) {
     weights_layout o = layout_of(g);
+    ptrdiff_t taps = g->s * g->c, parts = active_parts(g, o, n);
     ptrdiff_t end = cn_min(o.filter_rows, (chunk + 1) * combine_rows(g));
-    for (ptrdiff_t row = chunk * combine_rows(g); row < end; row++)
+    for (ptrdiff_t row = chunk * combine_rows(g), rows; row < end; row += rows) {
+        rows = o.turned ? cn_min(end - row, taps - row % taps) : 1;
+        if (o.turned) {
+            combine_turned(g, workspace, parts, o.weights, row, rows, dw);
+            continue;
+        }
         for (ptrdiff_t panel = 0; panel < gemm_panels(g->k); panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
             const real *sums = workspace + gemm_packed_place(o.filter_rows, g->k, row, j);
-            CN(add_parts)(dw + row * g->k + j, sums, active_parts(g, o, n), o.weights, 0, width);
+            CN(add_parts)(dw + row * g->k + j, sums, parts, o.weights, 0, width);
         }
+    }
 }

@@ -2,54 +2,69 @@
 
 enum { MOST = 4 }; /* columns */
 
+/* Sums of the largest tile. */
+enum { MANY_REGISTERS = CN_VECTOR_BYTES == 64, MOST_SUMS = 16 };
+
 /* `rows` and `columns` are constants where these are inlined: the sums are registers. */
-CN_INLINE void add(const int rows, const int columns, const dots *o, ptrdiff_t first, ptrdiff_t l,
-                   ptrdiff_t some, vec sum[8][MOST]) {
-    vec w[MOST];
+CN_INLINE void add(const int rows, const int columns, const dots *o, const real *x, const real *w,
+                   ptrdiff_t some, vec *sum) {
+    vec right[MOST];
 #pragma GCC unroll 4
     for (int j = 0; j < columns; j++) {
-        w[j] = v_load_n(o->w + j * o->ldw + l, some);
-        if (some < VL) w[j] = v_select(v_lanes() < (bits)some, w[j], v_set((real)-0.0));
+        right[j] = v_load_n(w + j * o->ldw, some);
+        if (some < VL) right[j] = v_select(v_lanes() < (bits)some, right[j], v_set((real)-0.0));
     }
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++) {
-        vec a = v_load_n(o->x + (first + i) * o->ld + l, some);
+        vec a = v_load_n(x + i * o->ld, some);
 #pragma GCC unroll 4
-        for (int j = 0; j < columns; j++) sum[i][j] += a * w[j];
+        for (int j = 0; j < columns; j++) sum[i * columns + j] += a * right[j];
     }
 }
 
-CN_INLINE void tile(const int rows, const int columns, const dots *o, ptrdiff_t first) {
-    vec sum[8][MOST];
+/* A tile's results: the sums of its vectors' lanes and the bias, which lies there as they do. */
+CN_INLINE void tile(const int rows, const int columns, const dots *o, ptrdiff_t first,
+                    const real *bias) {
+    enum { ROOM = MOST_SUMS + VL };
+    vec sum[ROOM];
+    real out[ROOM];
     /* -0 leaves every sum as it is, as where there is nothing to add. */
-    ivec used = v_lanes() < (bits)cn_min(o->depth, VL);
+    ivec used = v_lanes() < (bits)cn_min(o->run_length, VL);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows * columns; i++) sum[i] = v_select(used, (vec){0}, v_set((real)-0.0));
+    for (ptrdiff_t run = 0; run < o->runs; run++) {
+        const real *x = o->x + first * o->ld + run * o->run_stride, *w = o->w + run * o->run_length;
+        V_EACH(l, 0, o->run_length, add(rows, columns, o, x + l, w + l, some, sum));
+    }
+    const int vectors = (rows * columns + VL - 1) / VL;
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) {
+        vec found = v_sums(sum + v * VL, rows * columns - v * VL) + v_load(bias + v * VL);
+        v_store(out + v * VL, o->relu ? v_relu(found) : found);
+    }
+    real *y = o->y + first * o->row;
 #pragma GCC unroll 8
     for (int i = 0; i < rows; i++)
 #pragma GCC unroll 4
-        for (int j = 0; j < columns; j++) sum[i][j] = v_select(used, (vec){0}, v_set((real)-0.0));
-    V_EACH(l, 0, o->depth, add(rows, columns, o, first, l, some, sum));
-#pragma GCC unroll 8
-    for (int i = 0; i < rows; i++)
-#pragma GCC unroll 4
-        for (int j = 0; j < columns; j++) {
-            real found = v_sum(sum[i][j]) + (o->bias ? o->bias[j] : (real)-0.0);
-            o->y[(first + i) * o->row + j * o->column] = o->relu && found <= 0 ? 0 : found;
-        }
+        for (int j = 0; j < columns; j++) y[i * o->row + j * o->column] = out[i * columns + j];
 }
 
 /* As many rows at once as there are registers for. */
-#define COLUMNS(name, at_once, columns)                                                            \
-    static void name(const dots *o) {                                                              \
+#define COLUMNS(name, columns, at_once)                                                            \
+    static void name(const dots *o, const real *bias) {                                            \
         ptrdiff_t i = 0;                                                                           \
-        for (; i + (at_once) <= o->rows; i += (at_once)) tile(at_once, columns, o, i);             \
-        for (; i < o->rows; i++) tile(1, columns, o, i);                                           \
+        for (; i + (at_once) <= o->rows; i += (at_once)) tile(at_once, columns, o, i, bias);       \
+        for (; i < o->rows; i++) tile(1, columns, o, i, bias);                                     \
     }
-COLUMNS(one, 8, 1)
-COLUMNS(two, 4, 2)
-COLUMNS(three, CN_VECTOR_BYTES == 64 ? 4 : 2, 3)
-COLUMNS(four, CN_VECTOR_BYTES == 64 ? 4 : 2, 4)
+COLUMNS(one, 1, 8)
+COLUMNS(two, 2, MANY_REGISTERS ? 8 : 4)
+COLUMNS(three, 3, MANY_REGISTERS ? 5 : 2)
+COLUMNS(four, 4, MANY_REGISTERS ? 4 : 2)
 
 void CN(dots_run)(const dots *o) {
-    static void (*const runs[MOST])(const dots *) = {one, two, three, four};
-    runs[o->columns - 1](o);
+    static void (*const runs[MOST])(const dots *, const real *) = {one, two, three, four};
+    real bias[MOST_SUMS + VL];
+    for (ptrdiff_t i = 0; i < MOST_SUMS + VL; i++)
+        bias[i] = o->bias ? o->bias[i % o->columns] : (real)-0.0;
+    runs[o->columns - 1](o, bias);
 }

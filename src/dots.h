@@ -1,10 +1,12 @@
 /* Matrix product with few columns, as dot products: where a vector of columns would be mostly
  * empty.
  *
- *     y[i*row + j*column] = sum over l of x[i*ld + l] * w[j*ldw + l], + bias[j]
+ *     y[i*row + j*column] = sum over run, l of x[i*ld + run*run_stride + l]
+ *                                              * w[j*ldw + run*run_length + l], + bias[j]
  *
- * Both sides lie along the sum. It is kept in VL parts, added up at the end, in an order that
- * depends on the depth alone. */
+ * Both sides lie along the sum; an affine layer is one run, a convolution one for each filter row.
+ * A sum is kept in VL parts, added up at the end, in an order that depends on the length and number
+ * of runs alone. */
 #ifndef CN_DOTS_H
 #define CN_DOTS_H
 
@@ -21,9 +23,9 @@ CN_INLINE int dots_pay(ptrdiff_t columns, ptrdiff_t depth) {
 
 typedef struct {
     const real *x;
-    ptrdiff_t ld, rows;
+    ptrdiff_t ld, rows, runs, run_stride, run_length;
     const real *w;
-    ptrdiff_t ldw, columns, depth;
+    ptrdiff_t ldw, columns;
     const real *bias; /* or NULL */
     int relu;
     real *y;

@@ -287,23 +287,47 @@ CN_INLINE vec v_sqrt(vec a) {
      which(size, 4),  which(size, 5),  which(size, 6),  which(size, 7),                            \
      which(size, 8),  which(size, 9),  which(size, 10), which(size, 11),                           \
      which(size, 12), which(size, 13), which(size, 14), which(size, 15)}
-CN_INLINE void v_transpose(vec v[VL]) {
-    static const bits first[][16] = {V_LANES(V_FIRST, 1), V_LANES(V_FIRST, 2), V_LANES(V_FIRST, 4),
+CN_INLINE ivec v_first(const int step) {
+    static const bits lanes[][16] = {V_LANES(V_FIRST, 1), V_LANES(V_FIRST, 2), V_LANES(V_FIRST, 4),
                                      V_LANES(V_FIRST, 8)};
-    static const bits second[][16] = {V_LANES(V_SECOND, 1), V_LANES(V_SECOND, 2),
-                                      V_LANES(V_SECOND, 4), V_LANES(V_SECOND, 8)};
+    return *(const ivec *)lanes[step];
+}
+CN_INLINE ivec v_second(const int step) {
+    static const bits lanes[][16] = {V_LANES(V_SECOND, 1), V_LANES(V_SECOND, 2),
+                                     V_LANES(V_SECOND, 4), V_LANES(V_SECOND, 8)};
+    return *(const ivec *)lanes[step];
+}
+CN_INLINE void v_transpose(vec v[VL]) {
 #pragma GCC unroll 4
     for (int step = 0; 1 << step < VL; step++) {
         const int size = 1 << step;
-        ivec low = *(const ivec *)first[step], high = *(const ivec *)second[step];
 #pragma GCC unroll 16
         for (int i = 0; i < VL; i++)
             if (!(i & size)) {
                 vec a = v[i], b = v[i + size];
-                v[i] = v_shuffle(a, b, low);
-                v[i + size] = v_shuffle(a, b, high);
+                v[i] = v_shuffle(a, b, v_first(step));
+                v[i + size] = v_shuffle(a, b, v_second(step));
             }
     }
+}
+
+/* Lane i is the sum of the lanes of v[i], of `count` vectors, a constant: halves of the sums of two
+ * vectors share one, of four then quarters, and so on. Other lanes are arbitrary. */
+CN_INLINE vec v_sums(const vec *v, const int count) {
+    vec half[VL];
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) half[i] = i < count ? v[i] : (vec){0};
+#pragma GCC unroll 4
+    for (int step = 0; 1 << step < VL; step++) {
+        const int size = 1 << step;
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i += 2 * size)
+            if (i < count) {
+                vec a = half[i], b = half[i + size < count ? i + size : i];
+                half[i] = v_shuffle(a, b, v_first(step)) + v_shuffle(a, b, v_second(step));
+            }
+    }
+    return half[0];
 }
 
 CN_INLINE int v_any(ivec mask) {

@@ -53,7 +53,7 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
         ptrdiff_t some = cn_min(at_once, depth - l);
         int last = l + some == depth;
         gemm_rows rows = {
-            x.data + from * x.row + l * x.column, x.row, 0, 1, some, x.column, 1, 0, 0, 0};
+            x.data + from * x.row + l * x.column, x.row, 0, 1, some, x.column, 1, 0, 0, 0, 0};
         const real *right = w.data + l * w.row + first * w.column;
         gemm_columns met =
             CN(gemm_columns_of)(packed, right, w.row, w.column, some, width, to - from, !last);
@@ -155,10 +155,11 @@ static void forward_dots(const affine_forward *a, ptrdiff_t from, ptrdiff_t to, 
         .x = (const real *)a->x.data + from * d,
         .ld = d,
         .rows = to - from,
+        .runs = 1,
+        .run_length = d,
         .w = m > 1 ? columns : w,
         .ldw = d,
         .columns = m,
-        .depth = d,
         .bias = a->b.data,
         .relu = (int)a->relu,
         .y = (real *)a->y.data + from * m,
@@ -351,10 +352,11 @@ static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
         .x = (const real *)a->dy.data + from * o.m,
         .ld = o.m,
         .rows = to - from,
+        .runs = 1,
+        .run_length = o.m,
         .w = a->w.data,
         .ldw = o.m,
         .columns = o.d,
-        .depth = o.m,
         .y = (real *)a->dx.data + from * o.d,
         .row = o.d,
         .column = 1,
@@ -396,8 +398,8 @@ static void product_of_copies(backward_layout o, const char *workspace, ptrdiff_
                        cn_min(GEMM_STRIP, o.m - first)};
     ptrdiff_t at_once = cn_ceil_div(to - from, cn_ceil_div(to - from, DEPTH_COPIED));
     for (ptrdiff_t l = from; l < to; l += at_once) {
-        gemm_rows rows = {x + l * GEMM_BLOCK, 1, 0, 1,     cn_min(at_once, to - l),
-                          GEMM_BLOCK,         1, 0, block, 0};
+        gemm_rows rows = {
+            x + l * GEMM_BLOCK, 1, 0, 1, cn_min(at_once, to - l), GEMM_BLOCK, 1, 0, block, 0, 0};
         for (ptrdiff_t j = 0; j < dy.width; j += GEMM_NR) {
             gemm_panel panel = gemm_panel_at(&dy, j);
             panel.data += l * panel.pitch;

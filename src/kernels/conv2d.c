@@ -129,6 +129,12 @@ static ptrdiff_t forward_pack_chunks(const void *args, ptrdiff_t n) {
     return filter_is_panel(&g) ? 0 : gemm_panels(g.k);
 }
 
+/* Few filters lie each for itself. */
+static void pack_few(real *packed, const real *w, ptrdiff_t depth, ptrdiff_t k) {
+    for (ptrdiff_t j = 0; j < k; j++)
+        for (ptrdiff_t l = 0; l < depth; l++) packed[j * depth + l] = w[l * k + j];
+}
+
 static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel, void *scratch) {
     (void)step, (void)scratch;
     const conv2d_forward *a = args;
@@ -139,6 +145,10 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
         return;
     }
     ptrdiff_t depth = g.r * g.s * g.c, j = panel * GEMM_NR;
+    if (few_filters(&g)) {
+        pack_few(a->head.workspace, a->w.data, depth, g.k);
+        return;
+    }
     CN(gemm_pack)((real *)a->head.workspace + depth * j, (const real *)a->w.data + j, g.k, 1, depth,
                   gemm_panel_width(g.k, panel));
 }
@@ -174,6 +184,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         read_patch(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h, g.w, g.c, part);
     ptrdiff_t depth = g.r * g.s * g.c;
     real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
+    int few = few_filters(&g);
     const real *packed = filter_is_panel(&g) ? a->w.data : a->head.workspace;
     ptrdiff_t across = g.stride_w * g.c, down = g.stride_h * x.pitch;
     if (skips(&g) && x.data != scratch) {
@@ -186,12 +197,20 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (ptrdiff_t panel = cn_part(panels, groups, group); panel < end; panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
-        gemm_panel filters = gemm_packed(packed + depth * j, width);
+        gemm_panel filters =
+            few ? (gemm_panel){packed, 1, NULL} : gemm_packed(packed + depth * j, width);
         for (ptrdiff_t i = 0; i < rows; i += together) {
-            gemm_rows pixels = {x.data + i * down, across, x.pitch, g.r, g.s * g.c, 1, 1, 0, 0, 1};
+            gemm_rows pixels = {
+                x.data + i * down, across, x.pitch, g.r, g.s * g.c, 1, 1, 0, 0, 1, 0};
             gemm_panel met = filters;
             if (together == 1) skip_border_rows(&pixels, &met, part.row + i * g.stride_h, g.h);
-            CN(gemm)(&pixels, together * g.q, met, width, y + i * g.q * g.k + j, g.k, epilogue);
+            real *out = y + i * g.q * g.k + j;
+            if (few)
+                CN(dots_run)(&(dots){pixels.x, across, together * g.q, pixels.runs, x.pitch,
+                                     g.s * g.c, met.data, depth, g.k, epilogue.bias, epilogue.relu,
+                                     out, g.k, 1});
+            else
+                CN(gemm)(&pixels, together * g.q, met, width, out, g.k, epilogue);
         }
     }
     /* While the rows are at hand. */
