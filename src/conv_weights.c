@@ -4,8 +4,8 @@
 #include "reduce.h"
 
 /* A product's rows are (s, c) of one filter row r, which lie side by side in x, and it sums over
- * pixels; where filters are many, the rows are the channels of one tap, copied. Where they are few,
- * the rows are filters and the columns (s, c). */
+ * pixels; where filters are many, the rows are the channels of one tap, copied. Where they fill no
+ * vector, the rows are filters and the columns (s, c). */
 
 /* Output rows at a time: near 512 pixels, 256 where there are many filters. Of small images several
  * are taken together, so that the sums are not fetched and put back for a few pixels each. */
@@ -63,10 +63,18 @@ static ptrdiff_t pixels_before(const geometry *g, ptrdiff_t images, ptrdiff_t s,
 
 static ptrdiff_t turned_pitch(const geometry *g) { return cn_round_up(g->s * g->c, VL); }
 
+/* Whether filters fill fewer of a vector's lanes than their rows would: less than three quarters of
+ * what those do, since turned sums are fetched and put back for each row of pixels. */
+static int turned_pays(const geometry *g) {
+    ptrdiff_t unit = CN_VECTOR_BYTES == 64 ? VL / 2 : VL, row = g->s * g->c;
+    int emptier = g->k * 4 * turned_pitch(g) <= row * 3 * cn_round_up(g->k, unit);
+    return few_filters(g) || (g->k < 16 && row >= VL && emptier);
+}
+
 static weights_layout layout_of(const geometry *g) {
     weights_layout o;
     o.filter_rows = g->r * g->s * g->c;
-    o.turned = few_filters(g);
+    o.turned = turned_pays(g);
     o.weights = o.turned ? g->r * g->k * turned_pitch(g) : gemm_packed_size(o.filter_rows, g->k);
     o.copies = copies_pay(g);
     ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), ENOUGH);
@@ -162,7 +170,7 @@ static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t image
                            ptrdiff_t rows, real *scratch, ptrdiff_t *line) {
     patch under = input_patch(g, p0, rows);
     view x = {scratch, under.columns * g->c};
-    if (few_filters(g) && turned_pitch(g) > g->s * g->c)
+    if (turned_pays(g) && turned_pitch(g) > g->s * g->c)
         copy_patch(scratch, image, g->h, g->w, g->c, under);
     else
         x = read_patch(scratch, image, g->h, g->w, g->c, under);
