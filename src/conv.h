@@ -12,10 +12,23 @@ typedef struct {
     ptrdiff_t stride_h, stride_w, top, left;
 } geometry;
 
+/* A column of pixels under filters of one column lies in memory as a row does. Rows go together
+ * where columns that skip pixels do not, nor do those of few channels fill vectors. */
+static inline geometry laid_down(geometry g) {
+    if (g.w > 1 || g.s > 1 || g.q > 1 || g.left > 0 || (g.stride_h == 1 && g.c >= VL)) return g;
+    geometry row = g;
+    row.h = 1, row.w = g.h;
+    row.r = 1, row.s = g.r;
+    row.p = 1, row.q = g.p;
+    row.stride_h = 1, row.stride_w = g.stride_h;
+    row.top = 0, row.left = g.top;
+    return row;
+}
+
 /* A stride beyond the padded image leaves one position, as the largest stride within it does. */
 static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const ptrdiff_t *stride,
                                    const ptrdiff_t *padding) {
-    return (geometry){
+    return laid_down((geometry){
         .n = x.shape[0],
         .h = x.shape[1],
         .w = x.shape[2],
@@ -29,7 +42,7 @@ static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const 
         .stride_w = cn_min(stride[1], x.shape[2] + padding[2] + padding[3]),
         .top = padding[0],
         .left = padding[2],
-    };
+    });
 }
 
 /* Where images and blocks of rows are fewer chunks than this, their panels of columns are some
