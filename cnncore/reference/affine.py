@@ -79,6 +79,7 @@ CASES = [
     _case("four inputs", 11, 4, 130),
     _case("few examples", 4, 150, 70),
     _case("one example", 1, 100, 33),
+    _case("one example, many weights", 1, 403, 659),
     _long("long sums", 39, 2051, 69),
     _long("rows far apart", 40, 2048, 3),
     Case("flattens", {"x": (4, 3, 2, 5), "w": (30, 9), "b": (9,)}),

@@ -2,6 +2,7 @@
 
 #include "dots.h"
 #include "gemm.h"
+#include "gemv.h"
 #include "reduce.h"
 
 /* A chunk multiplies a block of rows with a strip of the product's right side, DEPTH rows of it at
@@ -95,6 +96,8 @@ static ptrdiff_t parts_apart(const affine_forward *a, ptrdiff_t n) {
     return n <= ROWS ? forward_parts(a) : 1;
 }
 
+static int few_columns(const affine_forward *a) { return dots_pay(a->w.shape[1], a->w.shape[0]); }
+
 /* Reals of one, of all columns. */
 static ptrdiff_t forward_part(const affine_forward *a) {
     return cn_min(a->x.shape[0], ROWS) * a->w.shape[1];
@@ -108,7 +111,7 @@ static ptrdiff_t forward_workspace(const void *args) {
 static ptrdiff_t forward_scratch(const void *args) {
     const affine_forward *a = args;
     ptrdiff_t sums = forward_parts(a) > 1 ? FORWARD_PARTS * PART_SUMS : 0;
-    ptrdiff_t columns = dots_pay(a->w.shape[1], a->w.shape[0]) ? cn_elements(a->w) : 0;
+    ptrdiff_t columns = few_columns(a) ? cn_elements(a->w) : 0;
     return cn_max(DEPTH * GEMM_STRIP + sums, columns) * (ptrdiff_t)sizeof(real);
 }
 
@@ -116,8 +119,18 @@ static ptrdiff_t forward_blocks(const affine_forward *a, ptrdiff_t n) {
     return row_blocks(n, gemm_strips(a->w.shape[1]) * parts_apart(a, n), a->w.shape[0]);
 }
 
+/* One example meets a large matrix along its rows, in pieces as wide as leave some chunks. */
+enum { LARGE = (1 << 20) / (int)sizeof(real) };
+static int reads_rows(const affine_forward *a, ptrdiff_t n) {
+    return n == 1 && cn_elements(a->w) >= LARGE && forward_parts(a) == 1 && !few_columns(a);
+}
+static ptrdiff_t piece(const affine_forward *a) {
+    return cn_clamp(cn_round_up(cn_ceil_div(a->w.shape[1], 4), VL), 256, 1024);
+}
+
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     const affine_forward *a = args;
+    if (reads_rows(a, n)) return cn_ceil_div(a->w.shape[1], piece(a));
     return gemm_strips(a->w.shape[1]) * parts_apart(a, n) * forward_blocks(a, n);
 }
 
@@ -169,15 +182,34 @@ static void forward_dots(const affine_forward *a, ptrdiff_t from, ptrdiff_t to, 
     CN(dots_run)(&o);
 }
 
+static void forward_rows(const affine_forward *a, ptrdiff_t chunk) {
+    ptrdiff_t d = a->w.shape[0], m = a->w.shape[1], j = chunk * piece(a);
+    gemv o = {
+        .x = a->x.data,
+        .w = (const real *)a->w.data + j,
+        .pitch = m,
+        .rows = d,
+        .columns = cn_min(piece(a), m - j),
+        .bias = a->b.data ? (const real *)a->b.data + j : NULL,
+        .relu = (int)a->relu,
+        .y = (real *)a->y.data + j,
+    };
+    CN(gemv_run)(&o);
+}
+
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const affine_forward *a = args;
+    if (reads_rows(a, step->n)) {
+        forward_rows(a, chunk);
+        return;
+    }
     ptrdiff_t n = step->n, m = a->w.shape[1], strips = gemm_strips(m), parts = parts_apart(a, n);
     ptrdiff_t blocks = forward_blocks(a, n), part = chunk / (strips * blocks);
     place at = place_of(chunk % (strips * blocks), n, m, blocks, strips);
     ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
     ptrdiff_t column = at.strip * GEMM_STRIP, result = from * m + column;
     real *y = (real *)a->y.data + result, *sums = a->head.workspace;
-    if (dots_pay(m, a->w.shape[0])) {
+    if (few_columns(a)) {
         forward_dots(a, from, to, scratch);
     } else if (parts > 1) {
         sums += part * forward_part(a) + result;
