@@ -7,10 +7,13 @@
  * pixels; where filters are many, the rows are the channels of one tap, copied. Where they fill no
  * vector, the rows are filters and the columns (s, c). */
 
-/* Output rows at a time: near 512 pixels, 256 where there are many filters. Of small images several
- * are taken together, so that the sums are not fetched and put back for a few pixels each. */
+/* Output rows at a time: near 512 pixels, 256 where there are many filters, and not more of x than
+ * stays near, since every panel meets all of it. Of small images several are taken together, so
+ * that the sums are not fetched and put back for a few pixels each. */
+enum { NEAR_BYTES = 256 << 10, LEAST_PIXELS = 64 };
 static ptrdiff_t weight_block(const geometry *g) {
-    return cn_clamp((g->k < 64 ? 512 : 256) / g->q, 1, g->p);
+    ptrdiff_t near = NEAR_BYTES / (ptrdiff_t)sizeof(real) / (g->c * g->stride_h * g->stride_w);
+    return cn_clamp(cn_clamp(near, LEAST_PIXELS, g->k < 64 ? 512 : 256) / g->q, 1, g->p);
 }
 static ptrdiff_t weight_images(const geometry *g) {
     return weight_block(g) < g->p ? 1 : cn_max(1, 64 / (g->p * g->q));
