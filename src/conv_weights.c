@@ -66,12 +66,14 @@ static ptrdiff_t pixels_before(const geometry *g, ptrdiff_t images, ptrdiff_t s,
 
 static ptrdiff_t turned_pitch(const geometry *g) { return cn_round_up(g->s * g->c, VL); }
 
-/* Whether filters fill fewer of a vector's lanes than their rows would: less than three quarters of
- * what those do, since turned sums are fetched and put back for each row of pixels. */
+/* Whether filters leave more of their last vector empty than their own rows do of theirs, which
+ * take an eighth more time; or 1x1 filters meet pixels that share few sets of the caches, of which
+ * plain sums read a few channels at a time. */
 static int turned_pays(const geometry *g) {
-    ptrdiff_t unit = CN_VECTOR_BYTES == 64 ? VL / 2 : VL, row = g->s * g->c;
-    int emptier = g->k * 4 * turned_pitch(g) <= row * 3 * cn_round_up(g->k, unit);
-    return few_filters(g) || (g->k < 16 && row >= VL && emptier);
+    ptrdiff_t row = g->s * g->c, pixel = g->c * g->stride_w * (ptrdiff_t)sizeof(real);
+    int emptier = g->k * 8 * turned_pitch(g) <= row * 7 * cn_round_up(g->k, VL);
+    int few_sets = GEMM_NV == 4 && g->r * g->s == 1 && pixel % 2048 == 0;
+    return few_filters(g) || (g->k < 32 && row >= VL && emptier) || (g->k <= 64 && few_sets);
 }
 
 static weights_layout layout_of(const geometry *g) {
@@ -122,7 +124,8 @@ static ptrdiff_t active_parts(const geometry *g, weights_layout o, ptrdiff_t n) 
 /* Groups of strips of dw, each with its chunks: few, since a chunk reads x once for all its strips,
  * but ENOUGH chunks. */
 static ptrdiff_t strip_groups(const geometry *g, weights_layout o, ptrdiff_t n) {
-    return cn_min(gemm_strips(g->k), cn_ceil_div(ENOUGH, active_parts(g, o, n)));
+    ptrdiff_t strips = o.turned ? 1 : gemm_strips(g->k);
+    return cn_min(strips, cn_ceil_div(ENOUGH, active_parts(g, o, n)));
 }
 
 /* Groups of dw's rows, where there would be few chunks; each copies x and dy for itself. */
@@ -223,24 +226,27 @@ static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdif
     }
 }
 
-/* Adds what the pixels under some output rows, from p0 on, give to all of dw, turned. */
+/* Adds what the pixels under some output rows, from p0 on, give to all of dw, turned. Between two
+ * rows lie whole steps from pixel to pixel, which one product passes over, but for some strides. */
 static void turned_dw(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdiff_t p0,
                       const real *dy, real *sums) {
-    ptrdiff_t pitch = turned_pitch(g), down = pixels.run_stride;
-    if (g->r == 1 && down == pixels.run_length * pixels.step) /* rows without a gap are one */
-        pixels.run_length *= pixels.runs, pixels.runs = 1;
-    for (ptrdiff_t i = 0; i < pixels.groups * pixels.runs; i++, dy += pixels.run_length * g->k) {
-        ptrdiff_t row = i % pixels.runs, image = i / pixels.runs * pixels.group_stride;
-        gemm_rows gradients = {dy, 1, 0, 1, pixels.run_length, g->k, 1, 0, 0, 0, 0};
+    ptrdiff_t pitch = turned_pitch(g), across = pixels.step, row = pixels.run_length * g->k;
+    ptrdiff_t between = pixels.run_stride - pixels.run_length * across;
+    for (ptrdiff_t image = 0; image < pixels.groups; image++, dy += pixels.runs * row)
         for (ptrdiff_t r = 0; r < g->r; r++) {
-            if (!rows_inside(g, (p0 + row) * g->stride_h - g->top + r, 1).count) continue;
-            const real *x = pixels.x + image + row * down + r * line;
-            for (ptrdiff_t j = 0; j < pitch; j += GEMM_NR)
-                CN(gemm)(&gradients, g->k, (gemm_panel){x + j, pixels.step, NULL},
-                         cn_min(GEMM_NR, pitch - j), sums + r * g->k * pitch + j, pitch,
-                         (gemm_epilogue){NULL, 0, 1});
+            inner_rows met = rows_inside(g, p0 * g->stride_h - g->top + r, pixels.runs);
+            ptrdiff_t at_once = between % across == 0 ? met.count : 1;
+            for (ptrdiff_t i = met.first; i < met.first + met.count; i += at_once) {
+                const real *x = pixels.x + image * pixels.group_stride + r * line;
+                gemm_rows gradients = {dy + i * row, 1,   0, 1, pixels.run_length, g->k,
+                                       at_once,      row, 0, 0, between / across};
+                for (ptrdiff_t j = 0; j < pitch; j += GEMM_NR)
+                    CN(gemm)(&gradients, g->k,
+                             (gemm_panel){x + i * pixels.run_stride + j, across, NULL},
+                             cn_min(GEMM_NR, pitch - j), sums + r * g->k * pitch + j, pitch,
+                             (gemm_epilogue){NULL, 0, 1});
+            }
         }
-    }
 }
 
 /* Zeros for some pixels outside the image. */
