@@ -191,7 +191,9 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         copy_met(scratch, x, &g, rows);
         x.data = scratch, across = g.c, down = g.q * g.c;
     }
-    /* Rows that follow each other without a gap, as those of 1x1 filters do, are one. */
+    /* Rows that follow each other without a gap, as those of 1x1 filters do, are one, and so are
+     * rows of one pixel. */
+    if (g.q == 1) across = down;
     ptrdiff_t together = down == g.q * across ? rows : 1;
     ptrdiff_t panels = gemm_panels(g.k), end = cn_part(panels, groups, group + 1);
     for (ptrdiff_t panel = cn_part(panels, groups, group); panel < end; panel++) {
