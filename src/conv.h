@@ -53,12 +53,12 @@ static inline ptrdiff_t panel_groups(ptrdiff_t chunks, ptrdiff_t columns) {
 }
 
 /* Whether filters are so few that vectors go along their rows, of column and channel, as measured:
- * where there are no masks a tail costs more. */
+ * more than four need longer rows, and where there are no masks a tail costs more. */
 static inline int few_filters(const geometry *g) {
     ptrdiff_t row = g->s * g->c;
-    int pays =
-        CN_VECTOR_BYTES == 64 ? row >= VL : row >= 8 * VL || (row >= 2 * VL && row % VL == 0);
-    return g->k <= DOTS_MOST && pays;
+    if (g->k > DOTS_MOST) return 0;
+    if (CN_VECTOR_BYTES == 64) return row >= (g->k > 4 ? 3 : 1) * VL;
+    return row >= 8 * VL || (row >= 2 * VL && row % VL == 0);
 }
 
 /* Part of an image, with zeros where it reaches outside. */

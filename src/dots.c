@@ -1,6 +1,6 @@
 #include "dots.h"
 
-enum { MOST = 4 }; /* columns */
+enum { MOST = 4 }; /* columns of a tile */
 
 /* Sums of the largest tile. */
 enum { MANY_REGISTERS = CN_VECTOR_BYTES == 64, MOST_SUMS = 16 };
@@ -61,10 +61,23 @@ COLUMNS(two, 2, MANY_REGISTERS ? 8 : 4)
 COLUMNS(three, 3, MANY_REGISTERS ? 5 : 2)
 COLUMNS(four, 4, MANY_REGISTERS ? 4 : 2)
 
-void CN(dots_run)(const dots *o) {
+static void run(const dots *o) {
     static void (*const runs[MOST])(const dots *, const real *) = {one, two, three, four};
     real bias[MOST_SUMS + VL];
     for (ptrdiff_t i = 0; i < MOST_SUMS + VL; i++)
         bias[i] = o->bias ? o->bias[i % o->columns] : (real)-0.0;
     runs[o->columns - 1](o, bias);
+}
+
+void CN(dots_run)(const dots *o) {
+    dots some = *o;
+    ptrdiff_t tiles = cn_ceil_div(o->columns, MOST);
+    for (ptrdiff_t i = 0; i < tiles; i++) {
+        ptrdiff_t from = cn_part(o->columns, tiles, i);
+        some.columns = cn_part(o->columns, tiles, i + 1) - from;
+        some.w = o->w + from * o->ldw;
+        some.y = o->y + from * o->column;
+        some.bias = o->bias ? o->bias + from : NULL;
+        run(&some);
+    }
 }

@@ -13,12 +13,12 @@
 #include "simd.h"
 
 /* So few columns fill half a vector at most. */
-enum { DOTS_MOST = VL / 2 < 4 ? VL / 2 : 4 };
+enum { DOTS_MOST = VL / 2 < 8 ? VL / 2 : 8 };
 
 /* Shorter sums do not pay for adding the parts up, as measured with each instruction set. */
-enum { DOTS_LEAST = CN_VECTOR_BYTES == 64 ? 1 : 16 };
 CN_INLINE int dots_pay(ptrdiff_t columns, ptrdiff_t depth) {
-    return columns <= DOTS_MOST && depth >= DOTS_LEAST * columns;
+    ptrdiff_t least = CN_VECTOR_BYTES == 64 && columns <= 4 ? 1 : 16;
+    return columns <= DOTS_MOST && depth >= least * columns;
 }
 
 typedef struct {

@@ -137,6 +137,7 @@ CASES = [
     _case("few filters", (2, 6, 7, 32), (3, 3, 3), padding=1),
     _case("few filters, rows with a tail", (5, 7, 6, 27), (3, 3, 2), stride=2, padding=(1, 2)),
     _case("one filter, tall", (2, 9, 4, 16), (5, 1, 1), padding=(3, 0)),
+    _case("eight filters", (2, 6, 7, 35), (3, 3, 8), padding=1),
     _case("few filters, 1x1", (3, 5, 7, 64), (1, 1, 4)),
     _case("few filters, 1x1 stride 2", (3, 5, 7, 64), (1, 1, 2), stride=2),
     _case("filters that fill no vector", (4, 6, 5, 16), (3, 3, 10), padding=1),

@@ -277,6 +277,9 @@ enum {
     MOST_COPIED = 64 << 20
 };
 
+/* Few outputs fill no vector: x's columns do, of dw^T. */
+enum { MOST_TURNED = 12 };
+
 static backward_layout layout_of(const affine_backward *a) {
     backward_layout o;
     ptrdiff_t n = a->x.shape[0], bytes = (ptrdiff_t)sizeof(real);
@@ -285,7 +288,8 @@ static backward_layout layout_of(const affine_backward *a) {
     int few_sets = o.d * bytes % 1024 == 0;
     int many_panels = gemm_panels(o.m) >= MANY_PANELS && o.d > FEW_COLUMNS;
     int pay = WIDE_PANELS ? few_sets : few_sets || many_panels;
-    o.transposed = o.m <= DOTS_MOST;
+    int emptier = o.m <= MOST_TURNED && o.m * 4 <= cn_round_up(o.m, VL) * 3;
+    o.transposed = o.m <= cn_min(DOTS_MOST, 4) || (emptier && o.d >= 64);
     o.copies = cn_present(a->dw) && pay && !o.transposed && n > FEW_EXAMPLES &&
                n * (o.d + o.m) <= MOST_COPIED / bytes &&
                (!WIDE_PANELS || gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes);
@@ -365,7 +369,7 @@ static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, voi
 
 static ptrdiff_t backward_scratch(const void *args) {
     (void)args;
-    return (DEPTH + DOTS_MOST) * GEMM_STRIP * (ptrdiff_t)sizeof(real);
+    return (DEPTH + MOST_TURNED) * GEMM_STRIP * (ptrdiff_t)sizeof(real);
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
