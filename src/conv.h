@@ -45,13 +45,6 @@ static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const 
     });
 }
 
-/* Where images and blocks of rows are fewer chunks than this, their panels of columns are some
- * groups, each a chunk of its own. */
-static inline ptrdiff_t panel_groups(ptrdiff_t chunks, ptrdiff_t columns) {
-    enum { ENOUGH_CHUNKS = 16 };
-    return cn_clamp(ENOUGH_CHUNKS / chunks, 1, gemm_panels(columns));
-}
-
 /* Whether filters are so few that vectors go along their rows, of column and channel, as measured:
  * more than four need longer rows, and where there are no masks a tail costs more. */
 static inline int few_filters(const geometry *g) {

@@ -194,7 +194,7 @@ ptrdiff_t CN(conv_input_scratch)(const geometry *g) {
 /* A group writes its channels only; but zeros, of phases without taps, go to all. */
 static ptrdiff_t dx_groups(const geometry *g, ptrdiff_t n) {
     int taps = g->r >= g->stride_h && g->s >= g->stride_w && !beside(g);
-    return taps ? panel_groups(n * cn_ceil_div(g->h, dx_block(g)), g->c) : 1;
+    return taps ? cn_pieces(n * cn_ceil_div(g->h, dx_block(g)), gemm_panels(g->c)) : 1;
 }
 
 ptrdiff_t CN(conv_input_chunks)(const geometry *g, ptrdiff_t n) {

@@ -19,9 +19,9 @@ static ptrdiff_t weight_images(const geometry *g) {
     return weight_block(g) < g->p ? 1 : cn_max(1, 64 / (g->p * g->q));
 }
 
-/* Chunks of dw, for the threads to share; in so many parts that each makes all of dw and reads dy
- * and x once, if they have room in so many bytes of float64. Of copies at most so many. */
-enum { ENOUGH = 16, MOST_BYTES = 16 << 20 };
+/* dw is made in as many parts as are enough chunks, each of which makes all of it and reads dy and
+ * x once, if they have room in so many bytes of float64. */
+enum { MOST_BYTES = 16 << 20 };
 
 typedef struct {
     ptrdiff_t filter_rows, weights; /* r s c rows of w; reals of w in panels */
@@ -45,7 +45,7 @@ static int copies_pay(const geometry *g) {
 
 static ptrdiff_t channel_groups(const geometry *g) {
     ptrdiff_t blocks = cn_ceil_div(g->c, GEMM_BLOCK);
-    return cn_ceil_div(blocks, cn_ceil_div(blocks, ENOUGH));
+    return cn_ceil_div(blocks, cn_ceil_div(blocks, CN_ENOUGH_CHUNKS));
 }
 
 static ptrdiff_t images_together(const geometry *g) { return PIXELS / (g->p * g->q); }
@@ -82,7 +82,7 @@ static weights_layout layout_of(const geometry *g) {
     o.turned = turned_pays(g);
     o.weights = o.turned ? g->r * g->k * turned_pitch(g) : gemm_packed_size(o.filter_rows, g->k);
     o.copies = copies_pay(g);
-    ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), ENOUGH);
+    ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), CN_ENOUGH_CHUNKS);
     o.parts = o.copies ? 1 : cn_min(parts, cn_max(1, MOST_BYTES / (o.weights * 8)));
     return o;
 }
@@ -113,7 +113,7 @@ ptrdiff_t CN(conv_weights_scratch)(const geometry *g) {
 enum { PART_PIXELS = 1024 };
 static ptrdiff_t image_parts(const geometry *g, weights_layout o, ptrdiff_t n) {
     ptrdiff_t most = cn_clamp(g->p * g->q / PART_PIXELS, 1, g->p);
-    return cn_clamp(cn_min(ENOUGH, o.parts) / n, 1, most);
+    return cn_clamp(cn_min(CN_ENOUGH_CHUNKS, o.parts) / n, 1, most);
 }
 
 /* Parts of the sum over the batch: some images, or a part of one. */
@@ -122,18 +122,19 @@ static ptrdiff_t active_parts(const geometry *g, weights_layout o, ptrdiff_t n) 
 }
 
 /* Groups of strips of dw, each with its chunks: few, since a chunk reads x once for all its strips,
- * but ENOUGH chunks. */
+ * but enough chunks. */
 static ptrdiff_t strip_groups(const geometry *g, weights_layout o, ptrdiff_t n) {
     ptrdiff_t strips = o.turned ? 1 : gemm_strips(g->k);
-    return cn_min(strips, cn_ceil_div(ENOUGH, active_parts(g, o, n)));
+    return cn_min(strips, cn_ceil_div(CN_ENOUGH_CHUNKS, active_parts(g, o, n)));
 }
 
 /* Groups of dw's rows, where there would be few chunks; each copies x and dy for itself. */
 enum { LEAST_ROWS = 192 };
 static ptrdiff_t row_groups(const geometry *g, weights_layout o, ptrdiff_t n) {
     ptrdiff_t chunks = active_parts(g, o, n) * strip_groups(g, o, n);
-    ptrdiff_t groups = chunks < ENOUGH / 2 && !o.turned ? cn_ceil_div(ENOUGH, chunks) : 1;
-    return cn_clamp(groups, 1, cn_max(1, o.filter_rows / LEAST_ROWS));
+    int few = chunks < CN_ENOUGH_CHUNKS / 2 && !o.turned;
+    ptrdiff_t most = cn_max(1, o.filter_rows / LEAST_ROWS);
+    return few ? cn_min(cn_ceil_div(CN_ENOUGH_CHUNKS, chunks), most) : 1;
 }
 
 /* Group i of so many, of whole units. */

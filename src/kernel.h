@@ -155,6 +155,12 @@ static inline ptrdiff_t cn_clamp(ptrdiff_t a, ptrdiff_t low, ptrdiff_t high) {
 static inline ptrdiff_t cn_part(ptrdiff_t total, ptrdiff_t parts, ptrdiff_t i) {
     return total / parts * i + cn_min(i, total % parts);
 }
+/* Chunks that are enough for some threads to share; and the pieces, at most `most`, that each of
+ * fewer is cut into. */
+enum { CN_ENOUGH_CHUNKS = 16 };
+static inline ptrdiff_t cn_pieces(ptrdiff_t chunks, ptrdiff_t most) {
+    return cn_clamp(CN_ENOUGH_CHUNKS / chunks, 1, most);
+}
 
 /* The names that differ between the compiled variants of a source: CN(gemm) is gemm_f32_avx2. */
 #define CN_PASTE2(a, b) a##_##b

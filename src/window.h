@@ -75,10 +75,7 @@ static inline int windows_cover(cn_tensor x, cn_tensor y, const ptrdiff_t *size,
 typedef struct {
     ptrdiff_t image, first, end;
 } window_rows;
-static inline ptrdiff_t window_blocks(cn_tensor y, ptrdiff_t n) {
-    enum { ENOUGH_CHUNKS = 16 };
-    return cn_clamp(ENOUGH_CHUNKS / n, 1, y.shape[1]);
-}
+static inline ptrdiff_t window_blocks(cn_tensor y, ptrdiff_t n) { return cn_pieces(n, y.shape[1]); }
 static inline window_rows window_rows_of(cn_tensor y, ptrdiff_t n, ptrdiff_t chunk) {
     ptrdiff_t blocks = window_blocks(y, n), block = chunk % blocks;
     return (window_rows){chunk / blocks, cn_part(y.shape[1], blocks, block),

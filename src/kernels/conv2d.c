@@ -153,9 +153,10 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
                   gemm_panel_width(g.k, panel));
 }
 
-/* Moments are made of rows that are at hand as a whole. */
+/* Groups of panels, each a chunk; but moments are made of rows that are at hand as a whole. */
 static ptrdiff_t forward_groups(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
-    return cn_present(a->mean) ? 1 : panel_groups(n * cn_ceil_div(g->p, forward_block(g)), g->k);
+    ptrdiff_t blocks = n * cn_ceil_div(g->p, forward_block(g));
+    return cn_present(a->mean) ? 1 : cn_pieces(blocks, gemm_panels(g->k));
 }
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
