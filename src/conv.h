@@ -12,10 +12,14 @@ typedef struct {
     ptrdiff_t stride_h, stride_w, top, left;
 } geometry;
 
-/* A column of pixels under filters of one column lies in memory as a row does. Rows go together
- * where columns that skip pixels do not, nor do those of few channels fill vectors. */
+/* A column of pixels under filters of one column lies in memory as a row does. Lying down, one that
+ * is strided is still one product, where rows are one each; and few channels fill vectors together
+ * with those of the pixels beside them. Long ones stay: a row is never cut into blocks. */
 static inline geometry laid_down(geometry g) {
-    if (g.w > 1 || g.s > 1 || g.q > 1 || g.left > 0 || (g.stride_h == 1 && g.c >= VL)) return g;
+    enum { LONG = 64 << 10 };
+    int column = g.w == 1 && g.s == 1 && g.q == 1 && g.left == 0;
+    int pays = (g.stride_h > 1 || g.c < VL) && cn_max(g.h, cn_max(g.r, g.p)) * g.c <= LONG;
+    if (!column || !pays) return g;
     geometry row = g;
     row.h = 1, row.w = g.h;
     row.r = 1, row.s = g.r;

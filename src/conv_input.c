@@ -69,7 +69,14 @@ static void dx_rows(const geometry *g, const real *packed, view dy, patch part, 
         ptrdiff_t depth = rows * columns * g->k;
         ptrdiff_t column = (j0 + g->left - b) / g->stride_w - (columns - 1) - part.column;
         const real *first = dy.data + row * dy.pitch + column * g->k;
-        gemm_rows read = {first, g->k, dy.pitch, rows, columns * g->k, 1, 1, 0, 0, 1, 0};
+        gemm_rows read = {.x = first,
+                          .ld = g->k,
+                          .run_stride = dy.pitch,
+                          .runs = rows,
+                          .run_length = columns * g->k,
+                          .step = 1,
+                          .groups = 1,
+                          .far = 1};
         const real *panels = packed + phase_offset(g, a, b);
         for (ptrdiff_t panel = from; panel < to; panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
@@ -89,7 +96,13 @@ CN_INLINE void put_zeros(real *dx, ptrdiff_t count, int past) {
 static void dx_spread(const geometry *g, const real *packed, const real *dy, ptrdiff_t i0,
                       ptrdiff_t rows, real *met, real *dx, int past) {
     ptrdiff_t p0 = cn_ceil_div(i0, g->stride_h), p1 = cn_ceil_div(i0 + rows, g->stride_h);
-    gemm_rows read = {dy + p0 * g->q * g->k, g->k, 0, 1, g->k, 1, 1, 0, 0, 1, 0};
+    gemm_rows read = {.x = dy + p0 * g->q * g->k,
+                      .ld = g->k,
+                      .runs = 1,
+                      .run_length = g->k,
+                      .step = 1,
+                      .groups = 1,
+                      .far = 1};
     for (ptrdiff_t panel = 0; panel < gemm_panels(g->c); panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->c, panel);
         CN(gemm)(&read, (p1 - p0) * g->q, gemm_packed(packed + g->k * j, width), width, met + j,
@@ -157,7 +170,14 @@ static void dx_beside(const geometry *g, const real *packed, const real *dy, ptr
     ptrdiff_t pitch = g->q * g->k;
     for (ptrdiff_t panel = 0; panel < gemm_panels(columns); panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(columns, panel);
-        gemm_rows read = {dy + row * pitch, g->k, pitch, rows, g->k, 1, 1, 0, 0, 1, 0};
+        gemm_rows read = {.x = dy + row * pitch,
+                          .ld = g->k,
+                          .run_stride = pitch,
+                          .runs = rows,
+                          .run_length = g->k,
+                          .step = 1,
+                          .groups = 1,
+                          .far = 1};
         gemm_panel filters = gemm_packed(packed + rows * g->k * j, width);
         skip_border_rows(&read, &filters, row, g->p);
         CN(gemm)(&read, g->q, filters, cn_round_up(width, VL), met + j, cn_round_up(columns, VL),

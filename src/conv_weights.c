@@ -4,8 +4,8 @@
 #include "reduce.h"
 
 /* A product's rows are (s, c) of one filter row r, which lie side by side in x, and it sums over
- * pixels; where filters are many, the rows are the channels of one tap, copied. Where they fill no
- * vector, the rows are filters and the columns (s, c). */
+ * pixels; where filters are many, the rows are the channels of one tap, copied. Turned, for few
+ * filters, its rows are filters and its columns (s, c). */
 
 /* Output rows at a time: near 512 pixels, 256 where there are many filters, and not more of x than
  * stays near, since every panel meets all of it. Of small images several are taken together, so
@@ -24,10 +24,10 @@ static ptrdiff_t weight_images(const geometry *g) {
 enum { MOST_BYTES = 16 << 20 };
 
 typedef struct {
-    ptrdiff_t filter_rows, weights; /* r s c rows of w; reals of w in panels */
+    ptrdiff_t filter_rows, weights; /* r s c rows of w; reals of a part: panels of w, or turned */
     ptrdiff_t parts;                /* of the reduction over the batch, at most */
     int copies; /* whether dw is made of planes; panels of dy then are where its parts would be */
-    int turned; /* whether parts have the filters first: (r, k, s c), of whole vectors */
+    int turned; /* whether parts are (r, k, s c), of whole vectors */
 } weights_layout;
 
 /* Where filters are many, a chunk of dw is a few channels of x, for all pixels, taps and filters.
@@ -68,11 +68,11 @@ static ptrdiff_t turned_pitch(const geometry *g) { return cn_round_up(g->s * g->
 
 /* Whether filters leave more of their last vector empty than their own rows do of theirs, which
  * take an eighth more time; or 1x1 filters meet pixels that share few sets of the caches, of which
- * plain sums read a few channels at a time. */
+ * other sums read a few channels at a time. */
 static int turned_pays(const geometry *g) {
-    ptrdiff_t row = g->s * g->c, pixel = g->c * g->stride_w * (ptrdiff_t)sizeof(real);
+    ptrdiff_t row = g->s * g->c;
     int emptier = g->k * 8 * turned_pitch(g) <= row * 7 * cn_round_up(g->k, VL);
-    int few_sets = GEMM_NV == 4 && g->r * g->s == 1 && pixel % 2048 == 0;
+    int few_sets = GEMM_NV == 4 && g->r * g->s == 1 && g->c * (ptrdiff_t)sizeof(real) % 2048 == 0;
     return few_filters(g) || (g->k < 32 && row >= VL && emptier) || (g->k <= 64 && few_sets);
 }
 
@@ -171,13 +171,13 @@ ptrdiff_t CN(conv_weights_chunks)(const geometry *g, ptrdiff_t n) {
 
 /* What the filter's first row meets of some images, under `rows` rows of their outputs: the pixels
  * where they are, or a zero-bordered copy, or those that are not skipped, gathered. `line` is from
- * row to row of x, for filters of several rows. What is read as whole vectors of a part of one must
- * not be the end of x. */
-static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t images, ptrdiff_t p0,
-                           ptrdiff_t rows, real *scratch, ptrdiff_t *line) {
+ * row to row of x, for filters of several rows. Turned sums read whole vectors, beyond the channels
+ * where those fill none: of a copy then, behind which there is room for a strip of dy. */
+static gemm_rows dw_pixels(const geometry *g, int turned, const real *image, ptrdiff_t images,
+                           ptrdiff_t p0, ptrdiff_t rows, real *scratch, ptrdiff_t *line) {
     patch under = input_patch(g, p0, rows);
     view x = {scratch, under.columns * g->c};
-    if (turned_pays(g) && turned_pitch(g) > g->s * g->c)
+    if (turned && turned_pitch(g) > g->s * g->c)
         copy_patch(scratch, image, g->h, g->w, g->c, under);
     else
         x = read_patch(scratch, image, g->h, g->w, g->c, under);
@@ -190,10 +190,22 @@ static gemm_rows dw_pixels(const geometry *g, const real *image, ptrdiff_t image
     } else if (skips(g) && g->c >= 64) { /* fewer channels do not pay for it, as measured */
         for (ptrdiff_t i = 0; i < images; i++)
             copy_met(scratch + i * met * g->c, (view){x.data + i * example, x.pitch}, g, rows);
-        return (gemm_rows){scratch, 1, 0, 1, images * met, g->c, 1, 0, 0, 0, 0};
+        return (gemm_rows){.x = scratch,
+                           .ld = 1,
+                           .runs = 1,
+                           .run_length = images * met,
+                           .step = g->c,
+                           .groups = 1};
     }
     ptrdiff_t down = g->stride_h * x.pitch, across = g->stride_w * g->c;
-    return (gemm_rows){x.data, 1, down, rows, g->q, across, images, next, 0, 0, 0};
+    return (gemm_rows){.x = x.data,
+                       .ld = 1,
+                       .run_stride = down,
+                       .runs = rows,
+                       .run_length = g->q,
+                       .step = across,
+                       .groups = images,
+                       .group_stride = next};
 }
 
 /* Of some output rows those where a filter row meets the image, which meets input row `row` in the
@@ -227,20 +239,28 @@ static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdif
     }
 }
 
-/* Adds what the pixels under some output rows, from p0 on, give to all of dw, turned. Between two
- * rows lie whole steps from pixel to pixel, which one product passes over, but for some strides. */
+/* Adds what the pixels under some output rows, from p0 on, give to all of dw, turned. One product
+ * takes all rows, passing over what lies between them, unless that is no whole number of steps from
+ * pixel to pixel. */
 static void turned_dw(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdiff_t p0,
                       const real *dy, real *sums) {
     ptrdiff_t pitch = turned_pitch(g), across = pixels.step, row = pixels.run_length * g->k;
     ptrdiff_t between = pixels.run_stride - pixels.run_length * across;
+    int together = between >= 0 && between % across == 0;
     for (ptrdiff_t image = 0; image < pixels.groups; image++, dy += pixels.runs * row)
         for (ptrdiff_t r = 0; r < g->r; r++) {
             inner_rows met = rows_inside(g, p0 * g->stride_h - g->top + r, pixels.runs);
-            ptrdiff_t at_once = between % across == 0 ? met.count : 1;
+            ptrdiff_t at_once = together ? met.count : 1;
             for (ptrdiff_t i = met.first; i < met.first + met.count; i += at_once) {
                 const real *x = pixels.x + image * pixels.group_stride + r * line;
-                gemm_rows gradients = {dy + i * row, 1,   0, 1, pixels.run_length, g->k,
-                                       at_once,      row, 0, 0, between / across};
+                gemm_rows gradients = {.x = dy + i * row,
+                                       .ld = 1,
+                                       .runs = 1,
+                                       .run_length = pixels.run_length,
+                                       .step = g->k,
+                                       .groups = at_once,
+                                       .group_stride = row,
+                                       .passed = together ? between / across : 0};
                 for (ptrdiff_t j = 0; j < pitch; j += GEMM_NR)
                     CN(gemm)(&gradients, g->k,
                              (gemm_panel){x + i * pixels.run_stride + j, across, NULL},
@@ -342,7 +362,8 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
         images = cn_min(together, end - image);
         for (ptrdiff_t p0 = first; p0 < last; p0 += block) {
             ptrdiff_t rows = cn_min(block, last - p0), line;
-            gemm_rows pixels = dw_pixels(g, x + image * example, images, p0, rows, scratch, &line);
+            gemm_rows pixels =
+                dw_pixels(g, o.turned, x + image * example, images, p0, rows, scratch, &line);
             const real *gradients = dy + (image * g->p + p0) * g->q * g->k;
             if (o.turned) {
                 turned_dw(g, pixels, line, p0, gradients, sums);
@@ -374,33 +395,34 @@ ptrdiff_t CN(conv_weights_combine_chunks)(const geometry *g, ptrdiff_t n) {
     return sums_are_dw(g, o, n) ? 0 : cn_ceil_div(o.filter_rows, combine_rows(g));
 }
 
-/* Adds up some rows of dw, which belong to one filter row, of turned parts. */
+/* Adds up rows row .. end-1 of dw, of turned parts. */
 static void combine_turned(const geometry *g, const real *parts, ptrdiff_t count, ptrdiff_t apart,
-                           ptrdiff_t row, ptrdiff_t rows, real *dw) {
+                           ptrdiff_t row, ptrdiff_t end, real *dw) {
     ptrdiff_t taps = g->s * g->c, pitch = turned_pitch(g);
     real sums[COMBINED];
-    for (ptrdiff_t j = 0; j < g->k; j++) {
-        const real *filter = parts + (row / taps * g->k + j) * pitch + row % taps;
-        CN(add_parts)(sums, filter, count, apart, 0, rows);
-        for (ptrdiff_t i = 0; i < rows; i++) dw[(row + i) * g->k + j] = sums[i];
+    for (ptrdiff_t rows; row < end; row += rows) {
+        rows = cn_min(end - row, taps - row % taps); /* of one filter row */
+        for (ptrdiff_t j = 0; j < g->k; j++) {
+            const real *filter = parts + (row / taps * g->k + j) * pitch + row % taps;
+            CN(add_parts)(sums, filter, count, apart, 0, rows);
+            for (ptrdiff_t i = 0; i < rows; i++) dw[(row + i) * g->k + j] = sums[i];
+        }
     }
 }
 
 void CN(conv_weights_combine)(const geometry *g, ptrdiff_t n, const real *workspace, real *dw,
                               ptrdiff_t chunk) {
     weights_layout o = layout_of(g);
-    ptrdiff_t taps = g->s * g->c, parts = active_parts(g, o, n);
-    ptrdiff_t end = cn_min(o.filter_rows, (chunk + 1) * combine_rows(g));
-    for (ptrdiff_t row = chunk * combine_rows(g), rows; row < end; row += rows) {
-        rows = o.turned ? cn_min(end - row, taps - row % taps) : 1;
-        if (o.turned) {
-            combine_turned(g, workspace, parts, o.weights, row, rows, dw);
-            continue;
-        }
+    ptrdiff_t parts = active_parts(g, o, n), row = chunk * combine_rows(g);
+    ptrdiff_t end = cn_min(o.filter_rows, row + combine_rows(g));
+    if (o.turned) {
+        combine_turned(g, workspace, parts, o.weights, row, end, dw);
+        return;
+    }
+    for (; row < end; row++)
         for (ptrdiff_t panel = 0; panel < gemm_panels(g->k); panel++) {
             ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g->k, panel);
             const real *sums = workspace + gemm_packed_place(o.filter_rows, g->k, row, j);
             CN(add_parts)(dw + row * g->k + j, sums, parts, o.weights, 0, width);
         }
-    }
 }

@@ -2,8 +2,7 @@
 
 enum { MOST = 4 }; /* columns of a tile */
 
-/* Sums of the largest tile. */
-enum { MANY_REGISTERS = CN_VECTOR_BYTES == 64, MOST_SUMS = 16 };
+enum { MANY_REGISTERS = CN_VECTOR_BYTES == 64, MOST_SUMS = 16 /* of a tile */ };
 
 /* `rows` and `columns` are constants where these are inlined: the sums are registers. */
 CN_INLINE void add(const int rows, const int columns, const dots *o, const real *x, const real *w,

@@ -1,7 +1,7 @@
 /* Matrix product of rows read in place and a panel, packed or in place.
  *
  *     y[i][j] = sum over group, run, l of  x[i*ld + group*group_stride + run*run_stride + l*step]
- *                                          * w[(group*runs + run)*run_length + l][j]
+ *                           * w[group*passed + (group*runs + run)*run_length + l][j]
  *
  * An affine layer is one run. A convolution over NHWC rows is one run for each filter row: ld steps
  * from pixel to pixel, run_stride from image row to image row, and a run covers filter column and

@@ -397,7 +397,12 @@ void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_
                 ask_for(next, count_points, i);
                 if (to - from == g->k && !past) ask_for(here, count_points, i);
             }
-            gemm_rows rows = {v + i * in_point, pitch, 0, 1, g->c, 1, 1, 0, 0, 0, 0};
+            gemm_rows rows = {.x = v + i * in_point,
+                              .ld = pitch,
+                              .runs = 1,
+                              .run_length = g->c,
+                              .step = 1,
+                              .groups = 1};
             const real *filters = u + i * matrix;
             real *p = products + i * out_point;
             for (ptrdiff_t j = strip; j < end; j += GEMM_NR, p += out_panel) {
@@ -504,7 +509,12 @@ void CN(winograd_weights)(const winograd *g, const real *x, const real *dy, real
             ask_for(next_x, count_points, i);
             /* All of dy, where that is not asked for once for each of many strips. */
             if (strips <= 2) ask_for(next_dy, count_points, i);
-            gemm_rows rows = {v + i * in_point, 1, 0, 1, count, c_pitch, 1, 0, 0, 0, 0};
+            gemm_rows rows = {.x = v + i * in_point,
+                              .ld = 1,
+                              .runs = 1,
+                              .run_length = count,
+                              .step = c_pitch,
+                              .groups = 1};
             z = gradients + i * out_point;
             for (ptrdiff_t j = from; j < to; j += GEMM_NR, z += out_panel) {
                 ptrdiff_t pitch = cn_round_up(cn_min(GEMM_NR, to - j), VL);

@@ -159,7 +159,8 @@ void CN(winograd_rows_run)(const winograd *g, const real *x, const real *u,
             if (panel == 0) ask_for(here, SIZE, i);
             for (ptrdiff_t t = 0; t < o.tiles; t++) {
                 const real *line = v + i * o.v_point + t * o.line;
-                gemm_rows rows = {line, g->c, 0, 1, depth, 1, 1, 0, 0, 0, 0};
+                gemm_rows rows = {
+                    .x = line, .ld = g->c, .runs = 1, .run_length = depth, .step = 1, .groups = 1};
                 CN(gemm)(
                     &rows, at.rows,
                     gemm_packed(u + i * matrix + gemm_packed_place(depth_of(g), g->k, 0, j), pitch),
@@ -231,7 +232,13 @@ void CN(winograd_rows_weights)(const winograd *g, const real *x, const real *dy,
         const real *next_dy = dy + (then.image * g->p + then.row) * g->q * g->k;
         for (int i = 0; i < SIZE; i++) {
             ask_for((span){next_dy, then.rows * g->q * g->k}, SIZE, i);
-            gemm_rows rows = {v + i * o.v_point, 1, o.line, o.tiles, at.rows, g->c, 1, 0, 0, 0, 0};
+            gemm_rows rows = {.x = v + i * o.v_point,
+                              .ld = 1,
+                              .run_stride = o.line,
+                              .runs = o.tiles,
+                              .run_length = at.rows,
+                              .step = g->c,
+                              .groups = 1};
             z = scratch + o.p + i * o.p_point;
             for (ptrdiff_t j = from; j < to; j += GEMM_NR, z += SIZE * o.p_point) {
                 ptrdiff_t pitch = cn_round_up(cn_min(GEMM_NR, to - j), VL);

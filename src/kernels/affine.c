@@ -53,8 +53,12 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
     for (ptrdiff_t l = 0; l < depth; l += at_once) {
         ptrdiff_t some = cn_min(at_once, depth - l);
         int last = l + some == depth;
-        gemm_rows rows = {
-            x.data + from * x.row + l * x.column, x.row, 0, 1, some, x.column, 1, 0, 0, 0, 0};
+        gemm_rows rows = {.x = x.data + from * x.row + l * x.column,
+                          .ld = x.row,
+                          .runs = 1,
+                          .run_length = some,
+                          .step = x.column,
+                          .groups = 1};
         const real *right = w.data + l * w.row + first * w.column;
         gemm_columns met =
             CN(gemm_columns_of)(packed, right, w.row, w.column, some, width, to - from, !last);
@@ -277,8 +281,8 @@ enum {
     MOST_COPIED = 64 << 20
 };
 
-/* Few outputs fill no vector: x's columns do, of dw^T. */
-enum { MOST_TURNED = 12 };
+/* So few outputs may leave vectors empty that x's columns fill, of dw^T. */
+enum { MOST_TRANSPOSED = 12 };
 
 static backward_layout layout_of(const affine_backward *a) {
     backward_layout o;
@@ -288,8 +292,8 @@ static backward_layout layout_of(const affine_backward *a) {
     int few_sets = o.d * bytes % 1024 == 0;
     int many_panels = gemm_panels(o.m) >= MANY_PANELS && o.d > FEW_COLUMNS;
     int pay = WIDE_PANELS ? few_sets : few_sets || many_panels;
-    int emptier = o.m <= MOST_TURNED && o.m * 4 <= cn_round_up(o.m, VL) * 3;
-    o.transposed = o.m <= cn_min(DOTS_MOST, 4) || (emptier && o.d >= 64);
+    int emptier = o.m <= MOST_TRANSPOSED && o.m * 4 <= cn_round_up(o.m, VL) * 3;
+    o.transposed = emptier && (o.m <= 4 || o.d >= 64);
     o.copies = cn_present(a->dw) && pay && !o.transposed && n > FEW_EXAMPLES &&
                n * (o.d + o.m) <= MOST_COPIED / bytes &&
                (!WIDE_PANELS || gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes);
@@ -369,7 +373,7 @@ static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, voi
 
 static ptrdiff_t backward_scratch(const void *args) {
     (void)args;
-    return (DEPTH + MOST_TURNED) * GEMM_STRIP * (ptrdiff_t)sizeof(real);
+    return (DEPTH + MOST_TRANSPOSED) * GEMM_STRIP * (ptrdiff_t)sizeof(real);
 }
 
 static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
@@ -434,8 +438,13 @@ static void product_of_copies(backward_layout o, const char *workspace, ptrdiff_
                        cn_min(GEMM_STRIP, o.m - first)};
     ptrdiff_t at_once = cn_ceil_div(to - from, cn_ceil_div(to - from, DEPTH_COPIED));
     for (ptrdiff_t l = from; l < to; l += at_once) {
-        gemm_rows rows = {
-            x + l * GEMM_BLOCK, 1, 0, 1, cn_min(at_once, to - l), GEMM_BLOCK, 1, 0, block, 0, 0};
+        gemm_rows rows = {.x = x + l * GEMM_BLOCK,
+                          .ld = 1,
+                          .runs = 1,
+                          .run_length = cn_min(at_once, to - l),
+                          .step = GEMM_BLOCK,
+                          .groups = 1,
+                          .block = block};
         for (ptrdiff_t j = 0; j < dy.width; j += GEMM_NR) {
             gemm_panel panel = gemm_panel_at(&dy, j);
             panel.data += l * panel.pitch;

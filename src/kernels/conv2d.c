@@ -203,8 +203,14 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         gemm_panel filters =
             few ? (gemm_panel){packed, 1, NULL} : gemm_packed(packed + depth * j, width);
         for (ptrdiff_t i = 0; i < rows; i += together) {
-            gemm_rows pixels = {
-                x.data + i * down, across, x.pitch, g.r, g.s * g.c, 1, 1, 0, 0, 1, 0};
+            gemm_rows pixels = {.x = x.data + i * down,
+                                .ld = across,
+                                .run_stride = x.pitch,
+                                .runs = g.r,
+                                .run_length = g.s * g.c,
+                                .step = 1,
+                                .groups = 1,
+                                .far = 1};
             gemm_panel met = filters;
             if (together == 1) skip_border_rows(&pixels, &met, part.row + i * g.stride_h, g.h);
             real *out = y + i * g.q * g.k + j;

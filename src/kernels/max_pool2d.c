@@ -120,11 +120,11 @@ static void find_places(places *found, const window o, ptrdiff_t pitch, ptrdiff_
     found->of = o;
 }
 
-static void scatter(real *corner, const places *found, ptrdiff_t count, const real *dy,
-                    const real *y, const uint16_t *winner, ptrdiff_t channels) {
+static void scatter(real *image, ptrdiff_t corner, const places *found, ptrdiff_t count,
+                    const real *dy, const real *y, const uint16_t *winner, ptrdiff_t channels) {
     for (ptrdiff_t j = 0; j < channels; j++) {
         ptrdiff_t place = found->place[cn_min(winner[j], count)];
-        if (place != OUTSIDE) corner[place + j] += y && y[j] <= 0 ? 0 : dy[j];
+        if (place != OUTSIDE) image[corner + place + j] += !y || y[j] > 0 ? dy[j] : 0;
     }
 }
 
@@ -158,7 +158,7 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t i, voi
             ptrdiff_t corner = o.row * pitch + o.column * c;
             if (one_by_one) {
                 if (!same_pixels(o, found.of)) find_places(&found, o, pitch, c, a.size);
-                scatter(dx + corner + whole, &found, count, dy + whole, y ? y + whole : NULL,
+                scatter(dx, corner + whole, &found, count, dy + whole, y ? y + whole : NULL,
                         winner + whole, one_by_one);
             }
             if (!add && whole_2x2(o, a.size))
