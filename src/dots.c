@@ -1,8 +1,7 @@
 #include "dots.h"
 
-enum { MOST = 4 }; /* columns of a tile */
-
-enum { MANY_REGISTERS = CN_VECTOR_BYTES == 64, MOST_SUMS = 16 /* of a tile */ };
+/* Columns and sums of a tile, at most. */
+enum { MOST = 4, MOST_SUMS = 16, MANY_REGISTERS = CN_VECTOR_BYTES == 64 };
 
 /* `rows` and `columns` are constants where these are inlined: the sums are registers. */
 CN_INLINE void add(const int rows, const int columns, const dots *o, const real *x, const real *w,
