@@ -32,6 +32,12 @@ typedef struct {
     ptrdiff_t row, column;
 } dots;
 
+/* Columns of w, (depth, columns), each for itself. */
+CN_INLINE void dots_columns(real *to, const real *w, ptrdiff_t depth, ptrdiff_t columns) {
+    for (ptrdiff_t j = 0; j < columns; j++)
+        for (ptrdiff_t l = 0; l < depth; l++) to[j * depth + l] = w[l * columns + j];
+}
+
 void CN(dots_run)(const dots *o);
 
 #endif

@@ -137,7 +137,7 @@ def test_an_element_does_not_feel_the_columns_beside_it(dtype, isa):
 
 @pytest.mark.parametrize("isa", levels.available())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("d", "m"), [*product([3, 170], [1, 2, 3, 4, 5, 8]), (403, 659)])
+@pytest.mark.parametrize(("d", "m"), [*product([3, 70, 170], [1, 2, 3, 4, 5, 8]), (403, 659)])
 def test_an_example_of_an_affine_layer_does_not_feel_its_companions(d, m, dtype, isa):
     random = np.random.RandomState(0)
     x, w = (random.standard_normal(shape).astype(dtype) for shape in ((19, d), (d, m)))

@@ -166,8 +166,7 @@ static void add_up(const affine_forward *a, const real *part, ptrdiff_t apart, p
 static void forward_dots(const affine_forward *a, ptrdiff_t from, ptrdiff_t to, real *columns) {
     ptrdiff_t d = a->w.shape[0], m = a->w.shape[1];
     const real *w = a->w.data;
-    for (ptrdiff_t j = 0; m > 1 && j < m; j++)
-        for (ptrdiff_t l = 0; l < d; l++) columns[j * d + l] = w[l * m + j];
+    if (m > 1) dots_columns(columns, w, d, m);
     dots o = {
         .x = (const real *)a->x.data + from * d,
         .ld = d,

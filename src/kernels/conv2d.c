@@ -129,12 +129,6 @@ static ptrdiff_t forward_pack_chunks(const void *args, ptrdiff_t n) {
     return filter_is_panel(&g) ? 0 : gemm_panels(g.k);
 }
 
-/* Few filters lie each for itself. */
-static void pack_few(real *packed, const real *w, ptrdiff_t depth, ptrdiff_t k) {
-    for (ptrdiff_t j = 0; j < k; j++)
-        for (ptrdiff_t l = 0; l < depth; l++) packed[j * depth + l] = w[l * k + j];
-}
-
 static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel, void *scratch) {
     (void)step, (void)scratch;
     const conv2d_forward *a = args;
@@ -146,7 +140,7 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
     }
     ptrdiff_t depth = g.r * g.s * g.c, j = panel * GEMM_NR;
     if (few_filters(&g)) {
-        pack_few(a->head.workspace, a->w.data, depth, g.k);
+        dots_columns(a->head.workspace, a->w.data, depth, g.k);
         return;
     }
     CN(gemm_pack)((real *)a->head.workspace + depth * j, (const real *)a->w.data + j, g.k, 1, depth,
@@ -215,9 +209,20 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
             if (together == 1) skip_border_rows(&pixels, &met, part.row + i * g.stride_h, g.h);
             real *out = y + i * g.q * g.k + j;
             if (few)
-                CN(dots_run)(&(dots){pixels.x, across, together * g.q, pixels.runs, x.pitch,
-                                     g.s * g.c, met.data, depth, g.k, epilogue.bias, epilogue.relu,
-                                     out, g.k, 1});
+                CN(dots_run)(&(dots){.x = pixels.x,
+                                     .ld = across,
+                                     .rows = together * g.q,
+                                     .runs = pixels.runs,
+                                     .run_stride = x.pitch,
+                                     .run_length = g.s * g.c,
+                                     .w = met.data,
+                                     .ldw = depth,
+                                     .columns = g.k,
+                                     .bias = epilogue.bias,
+                                     .relu = epilogue.relu,
+                                     .y = out,
+                                     .row = g.k,
+                                     .column = 1});
             else
                 CN(gemm)(&pixels, together * g.q, met, width, out, g.k, epilogue);
         }
