@@ -55,9 +55,10 @@ def examples(name: str, x: Any, expected: Shape, layout: str, dtype: str) -> Arr
 
     A missing channel axis is accepted where there is one channel."""
     array = _as_array(name, x)
-    if array.dtype.kind == "f" and array.dtype.name not in ("float32", "float64"):
-        array = array.astype(dtype)
-    if array.dtype.name not in ("uint8", "float32", "float64"):
+    if array.dtype.kind == "f":
+        if array.dtype.itemsize not in (4, 8):
+            array = array.astype(dtype)
+    elif array.dtype != np.uint8:
         raise TypeError(
             f"{name} has dtype {array.dtype}; expected uint8, which means x / 255, or floats, "
             f"which are taken as they are: x.astype('uint8') for pixels 0 .. 255, "
@@ -75,8 +76,7 @@ def examples(name: str, x: Any, expected: Shape, layout: str, dtype: str) -> Arr
         raise ValueError(f"{name} has shape {array.shape}, which holds no example")
     if shape == given and given != expected:
         array = np.moveaxis(array, 1, -1)
-    array = array.reshape(len(array), *expected)
-    return np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    return _readable(array.reshape(len(array), *expected), array.dtype.newbyteorder("="))
 
 
 def _channel_missing(shape: Shape, expected: Shape) -> bool:
@@ -102,13 +102,14 @@ def class_labels(name: str, y: Any, count: int, classes: int) -> Array:
         elif array.dtype.kind in "USO":
             hint = "numpy.unique(y, return_inverse=True)[1]"
         raise TypeError(f"{name} has dtype {array.dtype}, expected integer class indices: {hint}")
-    wrong = np.flatnonzero((array < 0) | (array >= classes))
-    if len(wrong):
-        row = wrong[0]
+    labels = _readable(array, np.dtype(np.int64))
+    wrong = labels.view(np.uint64) >= classes  # as are negative ones
+    if np.count_nonzero(wrong):
+        row = np.flatnonzero(wrong)[0]
         raise ValueError(
             f"{name}[{row}] is {array[row]}, expected a class index in 0 .. {classes - 1}"
         )
-    return np.ascontiguousarray(array, np.int64)
+    return labels
 
 
 def real_targets(name: str, y: Any, count: int, outputs: int, dtype: str) -> Array:
@@ -120,7 +121,7 @@ def real_targets(name: str, y: Any, count: int, outputs: int, dtype: str) -> Arr
         array = array[:, None]
     if array.shape != (count, outputs):
         raise ValueError(f"{name} has shape {array.shape}, expected ({count}, {outputs})")
-    return _finite(name, np.ascontiguousarray(array, dtype))
+    return _finite(name, _readable(array, np.dtype(dtype)))
 
 
 def example_weights(name: str, weight: Any, count: int, dtype: str) -> Array:
@@ -133,7 +134,7 @@ def example_weights(name: str, weight: Any, count: int, dtype: str) -> Array:
     if (array < 0).any():
         row = np.flatnonzero(array < 0)[0]
         raise ValueError(f"{name}[{row}] is {array[row]}, expected a weight of at least 0")
-    return _finite(name, np.ascontiguousarray(array, dtype))
+    return _finite(name, _readable(array, np.dtype(dtype)))
 
 
 def class_weights(name: str, class_weight: Any, y: Array, classes: int) -> Array:
@@ -158,6 +159,13 @@ def _finite(name: str, array: Array) -> Array:
         row = np.argwhere(~np.isfinite(array))[0][0]
         raise ValueError(f"{name}[{row}] holds NaN or infinity")
     return array
+
+
+def _readable(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array as kernels read it, contiguous and aligned; a copy only where it is not."""
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
+    return np.require(array, dtype, ["C", "A"])
 
 
 def _as_array(name: str, value: Any, numbers: bool = True) -> Array:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-# Without the conversions to enums, which take ten times as long as the calls: a step of a tiny net
-# takes no longer than they do.
-_get: Any = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_set: Any = getattr(signal.signal, "__wrapped__", signal.signal)
+# `signal` converts to enums and back, which takes ten times as long as the calls themselves and
+# twice as long as a step of a tiny net. CPython has the plain functions in a module beneath it.
+_plain: Any
+try:
+    _plain = importlib.import_module("_signal")
+except ImportError:
+    _plain = signal
+_SIGINT = int(signal.SIGINT)
 
 
 class Uninterrupted:
@@ -24,10 +29,10 @@ class Uninterrupted:
         self._arrived: tuple[int, FrameType | None] | None = None
         self._before: Any = None
         if threading.current_thread() is threading.main_thread():
-            before = _get(signal.SIGINT)
+            before = _plain.getsignal(_SIGINT)
             if callable(before):
                 self._before = before
-                _set(signal.SIGINT, self._hold)
+                _plain.signal(_SIGINT, self._hold)
 
     def _hold(self, number: int, frame: FrameType | None) -> None:
         self._arrived = number, frame
@@ -39,6 +44,6 @@ class Uninterrupted:
         trace: TracebackType | None,
     ) -> None:
         if self._before is not None:
-            _set(signal.SIGINT, self._before)
+            _plain.signal(_SIGINT, self._before)
             if self._arrived is not None:
                 self._before(*self._arrived)

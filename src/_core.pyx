@@ -503,9 +503,14 @@ cdef class Tape:
             raise ValueError("op_seconds must have one row a step and one entry an op")
         if self.unbound:
             raise ValueError(f"not bound: {sorted(self.unbound)}")
-        if min(sizes) < 1 or max(sizes) > self.template.capacity:
-            raise ValueError(f"a batch must have 1 .. {self.template.capacity} examples")
-        if index.shape[0] != sum(sizes):
+        cdef Py_ssize_t left = index.shape[0]
+        for i in range(count):
+            if not 1 <= sizes[i] <= self.template.capacity:
+                raise ValueError(f"a batch must have 1 .. {self.template.capacity} examples")
+            left -= sizes[i]
+            if left < 0:
+                break
+        if left:
             raise ValueError("index must have as many entries as the steps take")
         if t < 1:
             raise ValueError(f"t must be at least 1, not {t}")

@@ -14,23 +14,24 @@ DROPOUT, SHUFFLE = 1, 2  # streams: each use of randomness has its own
 
 _MASK = np.uint64(0xFFFFFFFF)
 _LOW_32 = np.uint64(32)
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
 
 
 def words(seed: int, blocks: Array, t: int, stream: int, ordinal: int = 0) -> Array:
     """(len(blocks), 4) uint32 words: one Philox block for each entry of `blocks` (uint64)."""
     block = blocks.astype(np.uint64)
     high = np.uint64((t >> 32 & 0xFFFF) << 16)
-    c0 = block & _MASK
-    c1 = (block >> _LOW_32 & np.uint64(0xFFFF)) | high
-    c2 = np.full_like(block, t & 0xFFFFFFFF)
-    c3 = np.full_like(block, stream << 24 | ordinal)
+    even = np.empty((2, len(block)), np.uint64)  # words 0 and 2 of each block's counter
+    odd = np.empty_like(even)  # 1 and 3
+    even[0], even[1] = block & _MASK, t & 0xFFFFFFFF
+    odd[0], odd[1] = (block >> _LOW_32 & np.uint64(0xFFFF)) | high, stream << 24 | ordinal
     k0, k1 = seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF
     for _ in range(10):
-        a, b = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
-        c0, c2 = (b >> _LOW_32) ^ c1 ^ np.uint64(k0), (a >> _LOW_32) ^ c3 ^ np.uint64(k1)
-        c1, c3 = b & _MASK, a & _MASK
+        key = np.array([[k0], [k1]], np.uint64)
+        products = (_MULTIPLIERS * even)[::-1]
+        even, odd = products >> _LOW_32 ^ odd ^ key, products & _MASK
         k0, k1 = k0 + 0x9E3779B9 & 0xFFFFFFFF, k1 + 0xBB67AE85 & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
+    return np.stack([even, odd], axis=1).reshape(4, -1).T.astype(np.uint32, order="C")
 
 
 def draws_16(seed: int, count: int, t: int, stream: int, ordinal: int = 0) -> Array:
