@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,8 +48,7 @@ def program(of: Architecture, purpose: Purpose) -> Program:
     return Program(of.plan(purpose))
 
 
-@dataclass(frozen=True)
-class Purpose:
+class Purpose(NamedTuple):
     """What a plan is for.
 
     kind: "scores" or "probabilities" (forward at test time), "evaluate" (scores and loss),

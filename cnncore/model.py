@@ -331,7 +331,8 @@ class Model:
         losses = np.concatenate([results[:, 0] * sizes for results, sizes in log])
         found = {"loss": float(losses.sum()) / len(rows)}
         if self.loss.targets == "class":
-            found["accuracy"] = float((scores.argmax(axis=1) == examples.y[rows]).mean())
+            right = np.count_nonzero(scores.argmax(axis=1) == examples.y[rows])
+            found["accuracy"] = right / len(rows)
         return found
 
     def _forward(
@@ -353,10 +354,9 @@ class Model:
             while done < len(rows):
                 batches = Batches.in_order(rows, done, capacity)
                 results = runner.run(batches)
-                sizes = batches.sizes[: len(results)]
                 if log is not None:
-                    log.append((results, sizes))
-                done += int(sizes.sum())
+                    log.append((results, batches.sizes[: len(results)]))
+                done += len(results) * capacity  # the last may be smaller
         finally:
             runner.release()
             self._give_back(purpose, runner)

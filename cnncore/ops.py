@@ -29,7 +29,8 @@ class Function:
     def __init__(self, op: str, function: str) -> None:
         self.label = f"{op}.{function}"
         self.module = reference.op(op)
-        self.twin = getattr(self.module, function)
+        twin = inspect.signature(getattr(self.module, function)).parameters
+        self.needed = {name for name, p in twin.items() if p.default is inspect.Parameter.empty}
         self.infer = self.module.infer_backward if function == "backward" else self.module.infer
         self.accepted = signature(op, function)
         self.known = set(self.accepted)
@@ -74,16 +75,14 @@ class Function:
     def _sort(
         self, arguments: Mapping[str, Any]
     ) -> tuple[dict[str, Array], dict[str, Any], dict[str, Any]]:
-        unknown = sorted(set(arguments) - self.known)
+        unknown = arguments.keys() - self.known
         if unknown:
             raise TypeError(
-                f"{self.label} takes no {', '.join(unknown)}; it takes {', '.join(self.accepted)}"
+                f"{self.label} takes no {', '.join(sorted(unknown))}; "
+                f"it takes {', '.join(self.accepted)}"
             )
-        parameters = inspect.signature(self.twin).parameters
         used = {n: arguments[n] for n in self.accepted if arguments.get(n) is not None}
-        missing = [
-            n for n in parameters if n not in used and parameters[n].default is inspect._empty
-        ]
+        missing = [n for n in self.accepted if n in self.needed and n not in used]
         if missing:
             raise TypeError(f"{self.label} needs {', '.join(missing)}")
         step = {n: used.pop(n) for n in getattr(self.module, "STEP", ()) if n in used}

@@ -193,8 +193,8 @@ class Batches:
     def in_order(cls, rows: Array, done: int, capacity: int) -> Batches:
         """What is left of `rows` after the first `done`, in batches of `capacity`: prediction."""
         left = rows[done:]
-        sizes = np.full(-(-len(left) // capacity), capacity, np.int64)
-        sizes[-1] = len(left) - (len(sizes) - 1) * capacity
+        whole, rest = divmod(len(left), capacity)
+        sizes = np.array([capacity] * whole + [rest] * (rest > 0), np.int64)
         return cls(sizes, left, np.zeros(len(sizes)), row=done)
 
 

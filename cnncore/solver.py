@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import inputs
+from . import inputs, ops
 from .architecture import program, training
 from .inputs import Examples
 from .interrupts import Uninterrupted
@@ -25,6 +25,9 @@ from .vector import Vector
 
 # Steps of one run at most; a run ends sooner when its time slice is over.
 LONGEST_RUN = 256
+
+# Ordinals of the generator's stream: what is drawn.
+EPOCH, REPLACEMENT, SAMPLE = 0, 1, 2
 
 
 # Arguments as others spell them, and as they are spelt here.
@@ -232,7 +235,7 @@ class Solver:
                 try:
                     self._resume()
                     while self.iteration < self.num_iterations:
-                        progress.show(self._advance(LONGEST_RUN)[-1], self.history)
+                        progress.show(self._advance(LONGEST_RUN), self.history)
                 finally:
                     self._finish()
         return self.history
@@ -243,8 +246,8 @@ class Solver:
             self._resume()
         while self.iteration < self.num_iterations:
             with self._alone():
-                steps = self._advance(1)
-            yield from steps
+                step = self._advance(1)
+            yield step
         with self._alone():
             self._finish()
 
@@ -256,8 +259,8 @@ class Solver:
         if n > self.batch_size:
             raise ValueError(f"x has {n} examples, more than batch_size = {self.batch_size}")
         with self._alone(), Uninterrupted():
-            (results,) = self._run(examples, np.array([n], np.int64), np.arange(n)).tolist()
-            return self._record(results, self.epoch).loss
+            results = self._run(examples, np.array([n], np.int64), np.arange(n))
+            return self._record(results).loss
 
     def _need_data(self) -> None:
         if self._train is None:
@@ -297,11 +300,10 @@ class Solver:
             )
         return self._runners[key]
 
-    def _advance(self, limit: int) -> list[Step]:
-        """Up to `limit` steps, not beyond the epoch's end, and what is due after them."""
+    def _advance(self, limit: int) -> Step:
+        """Up to `limit` steps, not beyond the epoch's end, and what is due after them: the last."""
         assert self._train is not None
         position = self.iteration % self.iterations_per_epoch
-        epoch = self.epoch
         count = min(
             limit,
             self.iterations_per_epoch - position,
@@ -309,23 +311,26 @@ class Solver:
             # Accuracy is checked after the very first step.
             1 if self.iteration == 0 else limit,
         )
-        sizes, index = self._batches(epoch, position, count)
+        sizes, index = self._batches(self.epoch, position, count)
         with Uninterrupted():
-            results = self._run(self._train, sizes, index).tolist()
-            steps = [self._record(row, epoch) for row in results]
+            step = self._record(self._run(self._train, sizes, index))
         if self._check_due:
             self._check_accuracy()
-        return steps
+        return step
 
-    def _record(self, results: list[float], epoch: int) -> Step:
-        """The books of one step that was done: data loss, penalties."""
-        self.iteration += 1
-        data_loss, penalty = results[0], sum(results[1:], 0.0)
+    def _record(self, results: Array) -> Step:
+        """The books of the steps of an epoch that a run did, data loss and penalties of each: the
+        last of them."""
+        epoch = self.epoch
+        self.iteration += len(results)
+        data_losses = results[:, 0].tolist()
+        penalties = [sum(row, 0.0) for row in results[:, 1:].tolist()]
+        losses = [data + penalty for data, penalty in zip(data_losses, penalties, strict=True)]
+        self.history["loss"] += losses
+        self.history["data_loss"] += data_losses
+        self.history["penalty"] += penalties
         end = self._train is not None and self.iteration % self.iterations_per_epoch == 0
-        step = Step(self.iteration, epoch, data_loss + penalty, data_loss, self._lr, end)
-        self.history["loss"].append(step.loss)
-        self.history["data_loss"].append(data_loss)
-        self.history["penalty"].append(penalty)
+        step = Step(self.iteration, epoch, losses[-1], data_losses[-1], self._lr, end)
         if end:
             self._lr *= self.lr_decay
         checked = end or self.iteration in (1, self.num_iterations)
@@ -338,16 +343,14 @@ class Solver:
         total, size = len(self._train.x), self.batch_size
         first = position * size
         if self.sampling == "replacement":
-            # Each batch draws for itself, so that where a run ends changes nothing.
-            batches = [
-                philox.draws_64(self.seed, size, self.iteration + i + 1, philox.SHUFFLE, 1)
-                for i in range(count)
-            ]
-            rows = (np.concatenate(batches) >> np.uint64(32)) * np.uint64(total) >> np.uint64(32)
+            # One draw for each example of the whole training: where a run ends changes nothing.
+            draws = philox.draws_64(
+                self.seed, count * size, 1, philox.SHUFFLE, REPLACEMENT, self.iteration * size
+            )
+            rows = (draws >> np.uint64(32)) * np.uint64(total) >> np.uint64(32)
             return np.full(count, size, np.int64), rows.astype(np.int64)
         if self._order is None or self._order[0] != epoch:
-            draws = philox.draws_64(self.seed, total, epoch, philox.SHUFFLE)
-            self._order = epoch, np.argsort(draws, kind="stable")
+            self._order = epoch, self._shuffled(epoch)
         end = min(first + count * size, total)
         sizes = np.full(count, size, np.int64)
         sizes[-1] = end - first - (count - 1) * size
@@ -380,8 +383,18 @@ class Solver:
     def _draw_sample(self) -> Array:
         """Rows of the training data that accuracy is checked on: the same at every check."""
         assert self._train is not None
-        draws = philox.draws_64(self.seed, len(self._train.x), 0, philox.SHUFFLE, 2)
-        return np.sort(np.argsort(draws, kind="stable")[: self.num_train_samples])
+        count = len(self._train.x)
+        if count <= self.num_train_samples:
+            return np.arange(count)
+        return np.sort(self._shuffled(1, SAMPLE)[: self.num_train_samples])
+
+    def _shuffled(self, t: int, ordinal: int = EPOCH) -> Array:
+        """The numbers of all training examples in an order of their own for each t and ordinal."""
+        assert self._train is not None
+        count = len(self._train.x)
+        return ops.shuffle.forward(
+            count=count, ordinal=ordinal, seed=self.seed, t=t, isa=self.model.isa, threads=1
+        )["order"]
 
     def _snapshot(self) -> tuple[bytes, bytes]:
         return self.model.parameters.tobytes(), self.model.statistics.tobytes()

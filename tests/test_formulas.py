@@ -7,6 +7,7 @@ import pytest
 
 import cnncore as cnn
 from cnncore import reference
+from cnncore.reference import philox
 
 EPS = 1e-5
 
@@ -75,6 +76,41 @@ def test_batch_norm_backward(formula, shape):
     rows = (-1, shape[-1])
     for name, found in formula(dy.reshape(rows), x.reshape(rows), gamma).items():
         agree(found, wanted[name].reshape(found.shape))
+
+
+# Randomness.
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ((0, 0, 0, 0), (0, 0), "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            "d16cfe09 94fdcceb 5001e420 24126ea1",
+        ),
+    ],
+)
+def test_philox_gives_the_words_that_its_authors_published(counter, key, words):
+    """The known answers of Random123, Salmon et al.'s own implementation."""
+    c0, c1, c2, c3 = counter
+    block, t = c0 | (c1 & 0xFFFF) << 32, c2 | (c1 >> 16) << 32
+    seed = key[0] | key[1] << 32
+    found = philox.words(seed, np.array([block], np.uint64), t, c3 >> 24, c3 & 0xFFFFFF)
+    assert " ".join(f"{word:08x}" for word in found[0]) == words
+
+
+def test_shuffling_is_fair():
+    """Each number comes to each place equally often: chi-squared within six deviations."""
+    count, epochs = 7, 4000
+    seen = np.zeros((count, count))
+    for t in range(1, epochs + 1):
+        seen[np.arange(count), reference.op("shuffle").forward(count, seed=3, t=t)["order"]] += 1
+    chi_squared = ((seen - epochs / count) ** 2 / (epochs / count)).sum()
+    freedom = (count - 1) ** 2
+    assert abs(chi_squared - freedom) < 6 * np.sqrt(2 * freedom)
 
 
 # Dropout in its two forms.

@@ -61,6 +61,15 @@ def test_replacement_draws_from_all_and_repeats(digits):
     assert len(solver.history["loss"]) == 200
 
 
+def test_rows_drawn_with_replacement_do_not_depend_on_where_runs_end(digits):
+    solver = make(digits, sampling="replacement", num_iterations=200, batch_size=7)
+    _, index = solver._batches(1, 0, 200)
+    for solver.iteration in (1, 2, 153):
+        sizes, some = solver._batches(1, solver.iteration, 9)
+        assert sizes.tolist() == [7] * 9
+        np.testing.assert_array_equal(some, index[7 * solver.iteration :][:63])
+
+
 def test_history_and_when_accuracy_is_checked(digits):
     solver = make(digits)
     history = solver.train()

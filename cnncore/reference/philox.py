@@ -41,8 +41,9 @@ def draws_16(seed: int, count: int, t: int, stream: int, ordinal: int = 0) -> Ar
     return halves.reshape(-1)[:count].astype(np.uint16)
 
 
-def draws_64(seed: int, count: int, t: int, stream: int, ordinal: int = 0) -> Array:
-    """`count` 64-bit draws: element i is words 2 (i % 2) and 2 (i % 2) + 1 of block i // 2."""
-    blocks = words(seed, np.arange(-(-count // 2)), t, stream, ordinal).astype(np.uint64)
-    pairs = blocks.reshape(-1, 2)
-    return (pairs[:, 0] | pairs[:, 1] << _LOW_32)[:count]
+def draws_64(seed: int, count: int, t: int, stream: int, ordinal: int = 0, first: int = 0) -> Array:
+    """`count` 64-bit draws from number `first` on: number i is words 2 (i % 2) and 2 (i % 2) + 1 of
+    block i // 2."""
+    blocks = words(seed, np.arange(first // 2, -(-(first + count) // 2)), t, stream, ordinal)
+    draws = blocks.astype("<u4", copy=False).view("<u8").astype(np.uint64, copy=False)
+    return draws.reshape(-1)[first % 2 :][:count]
