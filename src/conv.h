@@ -12,14 +12,11 @@ typedef struct {
     ptrdiff_t stride_h, stride_w, top, left;
 } geometry;
 
-/* A column of pixels under filters of one column lies in memory as a row does. Lying down, one that
- * is strided is still one product, where rows are one each; and few channels fill vectors together
- * with those of the pixels beside them. Long ones stay: a row is never cut into blocks. */
+/* A column of pixels under filters of one column lies in memory as a row does. Lying down it is one
+ * product, where rows are one each, and few channels fill vectors together with those of the pixels
+ * beside them. */
 static inline geometry laid_down(geometry g) {
-    enum { LONG = 64 << 10 };
-    int column = g.w == 1 && g.s == 1 && g.q == 1 && g.left == 0;
-    int pays = (g.stride_h > 1 || g.c < VL) && cn_max(g.h, cn_max(g.r, g.p)) * g.c <= LONG;
-    if (!column || !pays) return g;
+    if (g.w > 1 || g.s > 1 || g.q > 1 || g.left > 0) return g;
     geometry row = g;
     row.h = 1, row.w = g.h;
     row.r = 1, row.s = g.r;
@@ -47,6 +44,26 @@ static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const 
         .top = padding[0],
         .left = padding[2],
     });
+}
+
+/* Results of a chunk's pass over an image: whole rows of them; of a single row, which may be a long
+ * sequence, so many columns, near `most` but enough for a product. */
+static inline ptrdiff_t piece_columns(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t most) {
+    return rows == 1 ? cn_clamp(most, cn_min(64, columns), columns) : columns;
+}
+
+/* Columns q0 .. q0+count-1 of y alone are what the filters give from so much further right. */
+static inline geometry piece_of_y(geometry g, ptrdiff_t q0, ptrdiff_t count) {
+    g.q = count;
+    g.left -= q0 * g.stride_w;
+    return g;
+}
+
+/* So are columns j0 .. j0+count-1 of dx. */
+static inline geometry piece_of_x(geometry g, ptrdiff_t j0, ptrdiff_t count) {
+    g.w = count;
+    g.left += j0;
+    return g;
 }
 
 /* Whether filters are so few that vectors go along their rows, of column and channel, as measured:

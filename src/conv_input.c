@@ -139,6 +139,16 @@ static geometry as_packed(const geometry *g) {
     return o;
 }
 
+/* Columns of dx of one chunk, and chunks that an image is cut into. */
+static ptrdiff_t dx_columns(const geometry *g) {
+    ptrdiff_t pixel = (ptrdiff_t)sizeof(real) * g->k * dy_patch(g, 0, 1).rows;
+    if (beside(g) || spreads(g)) return g->w;
+    return piece_columns(g->h, g->w, (128 << 10) / pixel * g->stride_w);
+}
+static ptrdiff_t dx_blocks(const geometry *g) {
+    return cn_ceil_div(g->h, dx_block(g)) * cn_ceil_div(g->w, dx_columns(g));
+}
+
 /* A row of dx, each pixel the sum of what is its part of `met`. */
 static void gather_beside(const geometry *g, const real *met, real *dx) {
     ptrdiff_t pitch = cn_round_up(g->s * g->c, VL), back = g->stride_w * g->c - pitch;
@@ -208,17 +218,18 @@ ptrdiff_t CN(conv_input_scratch)(const geometry *g) {
     ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
     if (beside(g)) met = g->q * cn_round_up(g->s * g->c, VL);
     if (beside(g) || spreads(g)) return met * (ptrdiff_t)sizeof(real);
-    return patch_bytes(dy_patch(g, 0, rows + g->stride_h), g->k);
+    geometry piece = piece_of_x(*g, 0, dx_columns(g) + g->stride_w);
+    return patch_bytes(dy_patch(&piece, 0, rows + g->stride_h), g->k);
 }
 
 /* A group writes its channels only; but zeros, of phases without taps, go to all. */
 static ptrdiff_t dx_groups(const geometry *g, ptrdiff_t n) {
     int taps = g->r >= g->stride_h && g->s >= g->stride_w && !beside(g);
-    return taps ? cn_pieces(n * cn_ceil_div(g->h, dx_block(g)), gemm_panels(g->c)) : 1;
+    return taps ? cn_pieces(n * dx_blocks(g), gemm_panels(g->c)) : 1;
 }
 
 ptrdiff_t CN(conv_input_chunks)(const geometry *g, ptrdiff_t n) {
-    return n * cn_ceil_div(g->h, dx_block(g)) * dx_groups(g, n);
+    return n * dx_blocks(g) * dx_groups(g, n);
 }
 
 void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *filters, real *dx,
@@ -226,9 +237,11 @@ void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *
     int past = g->c % VL == 0 && large_result(dx, g->n * g->h * g->w * g->c);
     ptrdiff_t groups = dx_groups(g, n), group = chunk % groups, panels = gemm_panels(g->c);
     chunk /= groups;
-    ptrdiff_t block = dx_block(g), blocks = cn_ceil_div(g->h, block);
-    ptrdiff_t image = chunk / blocks, i0 = chunk % blocks * block, rows = cn_min(block, g->h - i0);
-    dy += image * g->p * g->q * g->k, dx += (image * g->h + i0) * g->w * g->c;
+    ptrdiff_t block = dx_block(g), across = dx_columns(g), blocks = dx_blocks(g);
+    ptrdiff_t pieces = cn_ceil_div(g->w, across), image = chunk / blocks;
+    ptrdiff_t i0 = chunk % blocks / pieces * block, rows = cn_min(block, g->h - i0);
+    ptrdiff_t j0 = chunk % pieces * across;
+    dy += image * g->p * g->q * g->k, dx += ((image * g->h + i0) * g->w + j0) * g->c;
     if (spreads(g)) {
         dx_spread(g, filters, dy, i0, rows, scratch, dx, past);
         return;
@@ -238,6 +251,8 @@ void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *
             dx_beside(g, filters, dy, i0 + i, scratch, dx + i * g->w * g->c);
         return;
     }
+    geometry piece = piece_of_x(*g, j0, cn_min(across, g->w - j0));
+    g = &piece;
     patch part = dy_patch(g, i0, rows);
     view met = read_patch(scratch, dy, g->p, g->q, g->k, part);
     ptrdiff_t stride = g->stride_h * g->stride_w;

@@ -11,9 +11,15 @@
  * stays near, since every panel meets all of it. Of small images several are taken together, so
  * that the sums are not fetched and put back for a few pixels each. */
 enum { NEAR_BYTES = 256 << 10, LEAST_PIXELS = 64 };
-static ptrdiff_t weight_block(const geometry *g) {
+static ptrdiff_t pixels_at_once(const geometry *g) {
     ptrdiff_t near = NEAR_BYTES / (ptrdiff_t)sizeof(real) / (g->c * g->stride_h * g->stride_w);
-    return cn_clamp(cn_clamp(near, LEAST_PIXELS, g->k < 64 ? 512 : 256) / g->q, 1, g->p);
+    return cn_clamp(near, LEAST_PIXELS, g->k < 64 ? 512 : 256);
+}
+static ptrdiff_t weight_block(const geometry *g) {
+    return cn_clamp(pixels_at_once(g) / g->q, 1, g->p);
+}
+static ptrdiff_t weight_columns(const geometry *g) {
+    return piece_columns(g->p, g->q, pixels_at_once(g));
 }
 static ptrdiff_t weight_images(const geometry *g) {
     return weight_block(g) < g->p ? 1 : cn_max(1, 64 / (g->p * g->q));
@@ -94,7 +100,8 @@ ptrdiff_t CN(conv_weights_size)(const geometry *g) {
 
 /* Where a strip of dy begins in the scratch, behind the patch of x; in bytes. */
 static ptrdiff_t packed_offset(const geometry *g) {
-    patch under = input_patch(g, 0, weight_block(g));
+    geometry piece = piece_of_y(*g, 0, weight_columns(g));
+    patch under = input_patch(&piece, 0, weight_block(g));
     return cn_round_up(weight_images(g) * patch_bytes(under, g->c), 64);
 }
 
@@ -106,13 +113,15 @@ ptrdiff_t CN(conv_weights_scratch)(const geometry *g) {
         return blocks * gemm_block_size(pixels) * bytes;
     }
     ptrdiff_t strip = cn_min(GEMM_STRIP, cn_round_up(g->k, VL));
-    return packed_offset(g) + weight_images(g) * weight_block(g) * g->q * strip * bytes;
+    ptrdiff_t pixels = weight_images(g) * weight_block(g) * weight_columns(g);
+    return packed_offset(g) + pixels * strip * bytes;
 }
 
-/* Parts that each image is cut into, of whole output rows: one, but of a few large images some. */
+/* Parts that each image is cut into, of whole output rows or, of a single one, of columns: one, but
+ * of a few large images some. */
 enum { PART_PIXELS = 1024 };
 static ptrdiff_t image_parts(const geometry *g, weights_layout o, ptrdiff_t n) {
-    ptrdiff_t most = cn_clamp(g->p * g->q / PART_PIXELS, 1, g->p);
+    ptrdiff_t most = cn_clamp(g->p * g->q / PART_PIXELS, 1, g->p > 1 ? g->p : g->q);
     return cn_clamp(cn_min(CN_ENOUGH_CHUNKS, o.parts) / n, 1, most);
 }
 
@@ -352,33 +361,38 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
     real *packed = (real *)((char *)scratch + packed_offset(g));
     int direct = sums_are_dw(g, o, n);
     real *sums = workspace + part * o.weights;
-    ptrdiff_t block = weight_block(g), together = weight_images(g), example = g->h * g->w * g->c;
-    ptrdiff_t cut = image_parts(g, o, n), whole = parts / cut;
+    int one_row = g->p == 1;
+    ptrdiff_t rows_or_columns = one_row ? g->q : g->p, unit = one_row ? 1 : g->q;
+    ptrdiff_t block = one_row ? weight_columns(g) : weight_block(g), together = weight_images(g);
+    ptrdiff_t cut = image_parts(g, o, n), whole = parts / cut, example = g->h * g->w * g->c;
     ptrdiff_t image = cn_part(n, whole, part / cut), end = cn_part(n, whole, part / cut + 1);
-    ptrdiff_t first = cn_part(g->p, cut, part % cut), last = cn_part(g->p, cut, part % cut + 1);
+    ptrdiff_t first = cn_part(rows_or_columns, cut, part % cut);
+    ptrdiff_t last = cn_part(rows_or_columns, cut, part % cut + 1);
     int accumulate = 0;
     if (o.turned) memset(sums, 0, (size_t)o.weights * sizeof(real));
     for (ptrdiff_t images; image < end; image += images) {
         images = cn_min(together, end - image);
-        for (ptrdiff_t p0 = first; p0 < last; p0 += block) {
-            ptrdiff_t rows = cn_min(block, last - p0), line;
+        for (ptrdiff_t at = first; at < last; at += block) {
+            ptrdiff_t some = cn_min(block, last - at), p0 = one_row ? 0 : at, line;
+            ptrdiff_t rows = one_row ? 1 : some;
+            geometry piece = one_row ? piece_of_y(*g, at, some) : *g;
             gemm_rows pixels =
-                dw_pixels(g, o.turned, x + image * example, images, p0, rows, scratch, &line);
-            const real *gradients = dy + (image * g->p + p0) * g->q * g->k;
+                dw_pixels(&piece, o.turned, x + image * example, images, p0, rows, scratch, &line);
+            const real *gradients = dy + (image * g->p * g->q + at * unit) * g->k;
             if (o.turned) {
-                turned_dw(g, pixels, line, p0, gradients, sums);
+                turned_dw(&piece, pixels, line, p0, gradients, sums);
                 continue;
             }
             for (ptrdiff_t j = columns.from; j < columns.to; j += GEMM_STRIP) {
                 gemm_columns strip = CN(gemm_columns_of)(
-                    packed, gradients + j, g->k, 1, images * rows * g->q,
+                    packed, gradients + j, g->k, 1, images * some * unit,
                     cn_min(GEMM_STRIP, columns.to - j), weights.to - weights.from, 0);
                 for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
                     ptrdiff_t width = cn_min(GEMM_NR, strip.width - i);
                     real *out = direct ? dw + j + i : sums + o.filter_rows * (j + i);
                     ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
-                    dw_panel(g, pixels, line, p0, gemm_panel_at(&strip, i), width, weights, out,
-                             pitch, accumulate);
+                    dw_panel(&piece, pixels, line, p0, gemm_panel_at(&strip, i), width, weights,
+                             out, pitch, accumulate);
                 }
             }
             accumulate = 1;

@@ -56,6 +56,50 @@ def test_gradient_of_weights_whose_panels_read_much_is_exact(isa):
     np.testing.assert_array_equal(dw, x.T @ dy)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("c", "s", "k", "stride", "padding", "lying"),
+    [
+        (24, 5, 40, 1, 2, True),
+        (40, 7, 70, 3, 5, True),
+        (64, 3, 3, 1, 1, True),
+        (64, 1, 33, 2, 0, True),
+        (1, 64, 20, 4, 9, False),
+        (24, 2, 90, 3, 0, False),
+    ],
+)
+def test_convolution_over_a_single_long_sequence_is_exact(c, s, k, stride, padding, lying, isa):
+    """Cut into pieces, gradients of filters into parts; sums of small whole numbers."""
+    random = np.random.default_rng(0)
+    x, w = random.integers(-2, 3, (5003, c)), random.integers(-2, 3, (s, c, k))
+    padded = np.pad(x, ((padding, padding), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, s, axis=0)[::stride]
+    dy = random.integers(-1, 2, (len(windows), k))
+    dx = np.zeros_like(padded)
+    for tap in range(s):
+        dx[tap : tap + len(dy) * stride : stride] += dy @ w[tap].T
+    wanted = {
+        "y": np.einsum("qcs,sck->qk", windows, w, optimize=True),
+        "dx": dx[padding : padding + len(x)],
+        "dw": np.einsum("qcs,qk->sck", windows, dy, optimize=True),
+        "db": dy.sum(axis=0),
+    }
+    x, w, dy = (array.astype("float32") for array in (x, w, dy))
+    if lying:
+        x, w, dy = x[None, None], w[None], dy[None, None]
+    else:
+        x, w, dy = x[None, :, None], w[:, None], dy[None, :, None]
+    attributes = {
+        "stride": (1, stride) if lying else (stride, 1),
+        "padding": (0, padding) if lying else (padding, 0),
+    }
+    found = ops.conv2d.forward(x=x, w=w, isa=isa, **attributes)
+    b = np.zeros(k, "float32")
+    found |= ops.conv2d.backward(dy=dy, x=x, w=w, b=b, isa=isa, **attributes)
+    for name, array in wanted.items():
+        np.testing.assert_array_equal(found[name].reshape(array.shape), array, err_msg=name)
+
+
 def test_arguments_are_not_changed():
     for problem in PROBLEMS:
         given = selfcheck.arguments(problem, "float32")

@@ -47,6 +47,15 @@ static ptrdiff_t forward_block(const geometry *g) {
                     g->p);
 }
 
+/* Output columns of one chunk, and chunks that an image is cut into. */
+static ptrdiff_t forward_columns(const geometry *g) {
+    ptrdiff_t most = (128 << 10) / ((ptrdiff_t)sizeof(real) * g->r * g->c * g->stride_w);
+    return piece_columns(g->p, g->q, most);
+}
+static ptrdiff_t forward_blocks(const geometry *g) {
+    return cn_ceil_div(g->p, forward_block(g)) * cn_ceil_div(g->q, forward_columns(g));
+}
+
 static geometry forward_geometry(const conv2d_forward *a) {
     return geometry_of(a->x, a->w, a->y, a->stride, a->padding);
 }
@@ -101,7 +110,7 @@ static double *moments_of(const conv2d_forward *a, const geometry *g) {
 /* Parts whose moments are made: of a direct sum each chunk. */
 static ptrdiff_t moments_parts(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
     winograd o = winograd_of(g, n, a->winograd);
-    return o.m ? CN(winograd_parts)(&o) : n * cn_ceil_div(g->p, forward_block(g));
+    return o.m ? CN(winograd_parts)(&o) : n * forward_blocks(g);
 }
 
 static ptrdiff_t forward_workspace(const void *args) {
@@ -115,7 +124,8 @@ static ptrdiff_t forward_scratch(const void *args) {
     geometry g = forward_geometry(args);
     winograd o = winograd_of(&g, g.n, ((const conv2d_forward *)args)->winograd);
     if (o.m) return CN(winograd_scratch)(&o) * (ptrdiff_t)sizeof(real);
-    return patch_bytes(input_patch(&g, 0, forward_block(&g)), g.c);
+    geometry piece = piece_of_y(g, 0, forward_columns(&g));
+    return patch_bytes(input_patch(&piece, 0, forward_block(&g)), g.c);
 }
 
 /* A filter of one panel is packed as it stands. */
@@ -149,8 +159,7 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
 
 /* Groups of panels, each a chunk; but moments are made of rows that are at hand as a whole. */
 static ptrdiff_t forward_groups(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
-    ptrdiff_t blocks = n * cn_ceil_div(g->p, forward_block(g));
-    return cn_present(a->mean) ? 1 : cn_pieces(blocks, gemm_panels(g->k));
+    return cn_present(a->mean) ? 1 : cn_pieces(n * forward_blocks(g), gemm_panels(g->k));
 }
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
@@ -158,7 +167,7 @@ static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     geometry g = forward_geometry(a);
     winograd o = winograd_of(&g, n, a->winograd);
     if (o.m) return CN(winograd_chunks)(&o);
-    return n * cn_ceil_div(g.p, forward_block(&g)) * forward_groups(a, &g, n);
+    return n * forward_blocks(&g) * forward_groups(a, &g, n);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -172,13 +181,16 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     }
     ptrdiff_t groups = forward_groups(a, &g, step->n), group = chunk % groups;
     chunk /= groups;
-    ptrdiff_t block = forward_block(&g), blocks = cn_ceil_div(g.p, block);
-    ptrdiff_t image = chunk / blocks, p0 = chunk % blocks * block, rows = cn_min(block, g.p - p0);
+    ptrdiff_t block = forward_block(&g), across_q = forward_columns(&g);
+    ptrdiff_t pieces = cn_ceil_div(g.q, across_q), blocks = forward_blocks(&g);
+    ptrdiff_t image = chunk / blocks, p0 = chunk % blocks / pieces * block;
+    ptrdiff_t rows = cn_min(block, g.p - p0), q0 = chunk % pieces * across_q;
+    real *y = (real *)a->y.data + ((image * g.p + p0) * g.q + q0) * g.k;
+    g = piece_of_y(g, q0, cn_min(across_q, g.q - q0));
     patch part = input_patch(&g, p0, rows);
     view x =
         read_patch(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h, g.w, g.c, part);
     ptrdiff_t depth = g.r * g.s * g.c;
-    real *y = (real *)a->y.data + (image * g.p + p0) * g.q * g.k;
     int few = few_filters(&g);
     const real *packed = filter_is_panel(&g) ? a->w.data : a->head.workspace;
     ptrdiff_t across = g.stride_w * g.c, down = g.stride_h * x.pitch;
