@@ -446,6 +446,17 @@ def test_records_refuse_wrong_shapes_dtypes_and_names():
         _core.Record("relu_sideways", "float32", "baseline", good, {})
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_convolution_whose_sizes_have_no_room_in_64_bits_is_refused(axis):
+    """Of filters as long as that for so long a sequence, lying or standing."""
+    shapes = {"x": [1, 1, 1, 1], "w": [1, 1, 1, 1], "y": [1, 1, 1, 1]}
+    shapes["x"][axis], shapes["w"][axis - 1], shapes["y"][axis] = 2**30 + 2**20 - 1, 2**20, 2**30
+    tensors = {name: (tuple(shape), "float32") for name, shape in shapes.items()}
+    values = {"stride": (1, 1), "padding": (0, 0, 0, 0)}
+    with pytest.raises(ValueError, match="w is too large"):
+        _core.Record("conv2d_forward", "float32", "baseline", tensors, values)
+
+
 COUNTER = """
 #define _GNU_SOURCE
 #include <dlfcn.h>

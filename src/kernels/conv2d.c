@@ -33,8 +33,11 @@ static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const p
                     (double)(x.shape[2] + padding[2] + padding[3]);
     if (padded * (double)cn_max(x.shape[3], w.shape[3]) > MAX_PRODUCT)
         return "the padded image is too large";
-    double side = (double)y.shape[2] * (double)w.shape[1] * (double)w.shape[2];
-    if ((double)cn_elements(w) > MAX_PRODUCT || side > MAX_PRODUCT) return "w is too large";
+    /* Of a row's products beside each other; a column may lie down to be one. */
+    for (int axis = 0; axis < 2; axis++)
+        if ((double)y.shape[1 + axis] * (double)w.shape[axis] * (double)w.shape[2] > MAX_PRODUCT)
+            return "w is too large";
+    if ((double)cn_elements(w) > MAX_PRODUCT) return "w is too large";
     if (y.shape[0] != x.shape[0] || y.shape[3] != w.shape[3])
         return "y must have shape (n, p, q, k)";
     return NULL;
