@@ -18,7 +18,7 @@ DTYPES = {"order": "int64"}
 
 
 def infer(count: Any, ordinal: Any = 0) -> Inferred:
-    number = integer("count", count)
+    number = integer("count", count, 1, 2**48)  # what blocks of the generator are numbered for
     place = integer("ordinal", ordinal, 0, 2**24 - 1)
     return Inferred({"order": (number,)}, {"count": number, "ordinal": place})
 
