@@ -40,10 +40,12 @@ static patch dy_patch(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
  * stride_h of x, begun or whole. The gradients of those they meet are then made side by side and
  * spread, with zeros for the others; which pays where a pixel fills a line or, with 32 registers,
  * two. */
+enum { MOST_MET = 1 << 20 }; /* reals of a row so made: longer ones are cut into pieces instead */
 static int spreads(const geometry *g) {
     int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
                 (g->q - 1) * g->stride_w < g->w;
-    return skips(g) && inner && g->c * (ptrdiff_t)sizeof(real) >= (GEMM_NV == 2 ? 64 : 128);
+    return skips(g) && inner && g->c * (ptrdiff_t)sizeof(real) >= (GEMM_NV == 2 ? 64 : 128) &&
+           (double)g->q * (double)g->c <= MOST_MET;
 }
 
 static ptrdiff_t dx_block(const geometry *g) {
@@ -129,7 +131,8 @@ static ptrdiff_t lanes(ptrdiff_t columns) {
 }
 static int beside(const geometry *g) {
     double pixels = (double)g->w * (double)g->s / (double)g->stride_w * (double)lanes(g->c);
-    return !spreads(g) && 1.25 * (double)g->q * (double)lanes(g->s * g->c) <= pixels;
+    double met = (double)g->q * (double)lanes(g->s * g->c);
+    return !spreads(g) && met <= MOST_MET && 1.25 * met <= pixels;
 }
 
 /* The filters as they are packed: side by side, a filter row is one tap, of s*c channels. */
