@@ -46,10 +46,31 @@ static inline geometry geometry_of(cn_tensor x, cn_tensor w, cn_tensor y, const 
     });
 }
 
+/* What a chunk reads of an image stays near this size. */
+enum { PATCH_BYTES = 128 << 10 };
+
 /* Results of a chunk's pass over an image: whole rows of them; of a single row, which may be a long
  * sequence, so many columns, near `most` but enough for a product. */
 static inline ptrdiff_t piece_columns(ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t most) {
     return rows == 1 ? cn_clamp(most, cn_min(64, columns), columns) : columns;
+}
+
+/* Images of h x w results in pieces of at most `rows` x `columns`: how many an image is, and where
+ * one lies. */
+typedef struct {
+    ptrdiff_t h, w, rows, columns;
+} tiling;
+typedef struct {
+    ptrdiff_t image, row, rows, column, columns;
+} piece;
+static inline ptrdiff_t pieces_of_image(tiling t) {
+    return cn_ceil_div(t.h, t.rows) * cn_ceil_div(t.w, t.columns);
+}
+static inline piece piece_at(tiling t, ptrdiff_t i) {
+    ptrdiff_t across = cn_ceil_div(t.w, t.columns), of_image = i % pieces_of_image(t);
+    ptrdiff_t row = of_image / across * t.rows, column = of_image % across * t.columns;
+    return (piece){i / pieces_of_image(t), row, cn_min(t.rows, t.h - row), column,
+                   cn_min(t.columns, t.w - column)};
 }
 
 /* Columns q0 .. q0+count-1 of y alone are what the filters give from so much further right. */

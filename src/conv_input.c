@@ -36,22 +36,19 @@ static patch dy_patch(const geometry *g, ptrdiff_t i0, ptrdiff_t rows) {
                    floor_div(g->w - 1 + g->left, g->stride_w) - column + 1};
 }
 
+/* Reals of a row of dx that is made as a whole, in one of the two ways below: longer ones are cut
+ * into pieces instead. */
+enum { MOST_MET = 1 << 20 };
+
 /* Where 1x1 filters skip some pixels and meet none outside the image, y has a row for every
  * stride_h of x, begun or whole. The gradients of those they meet are then made side by side and
  * spread, with zeros for the others; which pays where a pixel fills a line or, with 32 registers,
  * two. */
-enum { MOST_MET = 1 << 20 }; /* reals of a row so made: longer ones are cut into pieces instead */
 static int spreads(const geometry *g) {
     int inner = g->top == 0 && g->left == 0 && (g->p - 1) * g->stride_h < g->h &&
                 (g->q - 1) * g->stride_w < g->w;
     return skips(g) && inner && g->c * (ptrdiff_t)sizeof(real) >= (GEMM_NV == 2 ? 64 : 128) &&
            (double)g->q * (double)g->c <= MOST_MET;
-}
-
-static ptrdiff_t dx_block(const geometry *g) {
-    ptrdiff_t deep = spreads(g) ? cn_max(g->k, g->c) : g->k, columns = dy_patch(g, 0, 1).columns;
-    ptrdiff_t rows = (128 << 10) * g->stride_h / ((ptrdiff_t)sizeof(real) * columns * deep);
-    return cn_clamp(rows, 1, g->h);
 }
 
 /* Rows of dx from row i on, from the patch of dy: one, or at stride 1 several that follow each
@@ -142,14 +139,15 @@ static geometry as_packed(const geometry *g) {
     return o;
 }
 
-/* Columns of dx of one chunk, and chunks that an image is cut into. */
-static ptrdiff_t dx_columns(const geometry *g) {
-    ptrdiff_t pixel = (ptrdiff_t)sizeof(real) * g->k * dy_patch(g, 0, 1).rows;
-    if (beside(g) || spreads(g)) return g->w;
-    return piece_columns(g->h, g->w, (128 << 10) / pixel * g->stride_w);
-}
-static ptrdiff_t dx_blocks(const geometry *g) {
-    return cn_ceil_div(g->h, dx_block(g)) * cn_ceil_div(g->w, dx_columns(g));
+/* Rows and columns of dx of one chunk: their patch of dy stays near PATCH_BYTES. */
+static tiling dx_tiling(const geometry *g) {
+    ptrdiff_t reals = PATCH_BYTES / (ptrdiff_t)sizeof(real);
+    ptrdiff_t deep = spreads(g) ? cn_max(g->k, g->c) : g->k;
+    patch one = dy_patch(g, 0, 1);
+    int whole = beside(g) || spreads(g);
+    ptrdiff_t columns = reals / (g->k * one.rows) * g->stride_w;
+    return (tiling){g->h, g->w, cn_clamp(reals * g->stride_h / (one.columns * deep), 1, g->h),
+                    whole ? g->w : piece_columns(g->h, g->w, columns)};
 }
 
 /* A row of dx, each pixel the sum of what is its part of `met`. */
@@ -218,21 +216,22 @@ void CN(conv_input_pack)(const geometry *g, const real *w, real *filters, ptrdif
 }
 
 ptrdiff_t CN(conv_input_scratch)(const geometry *g) {
-    ptrdiff_t rows = dx_block(g), met = cn_ceil_div(rows, g->stride_h) * g->q * g->c;
+    tiling t = dx_tiling(g);
+    ptrdiff_t met = cn_ceil_div(t.rows, g->stride_h) * g->q * g->c;
     if (beside(g)) met = g->q * cn_round_up(g->s * g->c, VL);
     if (beside(g) || spreads(g)) return met * (ptrdiff_t)sizeof(real);
-    geometry piece = piece_of_x(*g, 0, dx_columns(g) + g->stride_w);
-    return patch_bytes(dy_patch(&piece, 0, rows + g->stride_h), g->k);
+    geometry first = piece_of_x(*g, 0, t.columns + g->stride_w);
+    return patch_bytes(dy_patch(&first, 0, t.rows + g->stride_h), g->k);
 }
 
 /* A group writes its channels only; but zeros, of phases without taps, go to all. */
 static ptrdiff_t dx_groups(const geometry *g, ptrdiff_t n) {
     int taps = g->r >= g->stride_h && g->s >= g->stride_w && !beside(g);
-    return taps ? cn_pieces(n * dx_blocks(g), gemm_panels(g->c)) : 1;
+    return taps ? cn_pieces(n * pieces_of_image(dx_tiling(g)), gemm_panels(g->c)) : 1;
 }
 
 ptrdiff_t CN(conv_input_chunks)(const geometry *g, ptrdiff_t n) {
-    return n * dx_blocks(g) * dx_groups(g, n);
+    return n * pieces_of_image(dx_tiling(g)) * dx_groups(g, n);
 }
 
 void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *filters, real *dx,
@@ -240,11 +239,10 @@ void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *
     int past = g->c % VL == 0 && large_result(dx, g->n * g->h * g->w * g->c);
     ptrdiff_t groups = dx_groups(g, n), group = chunk % groups, panels = gemm_panels(g->c);
     chunk /= groups;
-    ptrdiff_t block = dx_block(g), across = dx_columns(g), blocks = dx_blocks(g);
-    ptrdiff_t pieces = cn_ceil_div(g->w, across), image = chunk / blocks;
-    ptrdiff_t i0 = chunk % blocks / pieces * block, rows = cn_min(block, g->h - i0);
-    ptrdiff_t j0 = chunk % pieces * across;
-    dy += image * g->p * g->q * g->k, dx += ((image * g->h + i0) * g->w + j0) * g->c;
+    piece at = piece_at(dx_tiling(g), chunk);
+    ptrdiff_t i0 = at.row, rows = at.rows;
+    dy += at.image * g->p * g->q * g->k;
+    dx += ((at.image * g->h + i0) * g->w + at.column) * g->c;
     if (spreads(g)) {
         dx_spread(g, filters, dy, i0, rows, scratch, dx, past);
         return;
@@ -254,8 +252,8 @@ void CN(conv_input)(const geometry *g, ptrdiff_t n, const real *dy, const real *
             dx_beside(g, filters, dy, i0 + i, scratch, dx + i * g->w * g->c);
         return;
     }
-    geometry piece = piece_of_x(*g, j0, cn_min(across, g->w - j0));
-    g = &piece;
+    geometry cut = piece_of_x(*g, at.column, at.columns);
+    g = &cut;
     patch part = dy_patch(g, i0, rows);
     view met = read_patch(scratch, dy, g->p, g->q, g->k, part);
     ptrdiff_t stride = g->stride_h * g->stride_w;

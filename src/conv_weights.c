@@ -100,8 +100,8 @@ ptrdiff_t CN(conv_weights_size)(const geometry *g) {
 
 /* Where a strip of dy begins in the scratch, behind the patch of x; in bytes. */
 static ptrdiff_t packed_offset(const geometry *g) {
-    geometry piece = piece_of_y(*g, 0, weight_columns(g));
-    patch under = input_patch(&piece, 0, weight_block(g));
+    geometry first = piece_of_y(*g, 0, weight_columns(g));
+    patch under = input_patch(&first, 0, weight_block(g));
     return cn_round_up(weight_images(g) * patch_bytes(under, g->c), 64);
 }
 
@@ -375,12 +375,12 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
         for (ptrdiff_t at = first; at < last; at += block) {
             ptrdiff_t some = cn_min(block, last - at), p0 = one_row ? 0 : at, line;
             ptrdiff_t rows = one_row ? 1 : some;
-            geometry piece = one_row ? piece_of_y(*g, at, some) : *g;
+            geometry under = one_row ? piece_of_y(*g, at, some) : *g;
             gemm_rows pixels =
-                dw_pixels(&piece, o.turned, x + image * example, images, p0, rows, scratch, &line);
+                dw_pixels(&under, o.turned, x + image * example, images, p0, rows, scratch, &line);
             const real *gradients = dy + (image * g->p * g->q + at * unit) * g->k;
             if (o.turned) {
-                turned_dw(&piece, pixels, line, p0, gradients, sums);
+                turned_dw(&under, pixels, line, p0, gradients, sums);
                 continue;
             }
             for (ptrdiff_t j = columns.from; j < columns.to; j += GEMM_STRIP) {
@@ -391,7 +391,7 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
                     ptrdiff_t width = cn_min(GEMM_NR, strip.width - i);
                     real *out = direct ? dw + j + i : sums + o.filter_rows * (j + i);
                     ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
-                    dw_panel(&piece, pixels, line, p0, gemm_panel_at(&strip, i), width, weights,
+                    dw_panel(&under, pixels, line, p0, gemm_panel_at(&strip, i), width, weights,
                              out, pitch, accumulate);
                 }
             }

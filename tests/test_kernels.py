@@ -66,6 +66,7 @@ def test_gradient_of_weights_whose_panels_read_much_is_exact(isa):
         (64, 1, 33, 2, 0, True),
         (1, 64, 20, 4, 9, False),
         (24, 2, 90, 3, 0, False),
+        (4, 60, 20, 1, 30, False),  # too long for columns of a filter side by side
     ],
 )
 def test_convolution_over_a_single_long_sequence_is_exact(c, s, k, stride, padding, lying, isa):

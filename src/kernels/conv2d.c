@@ -43,20 +43,12 @@ static const char *check_geometry(cn_tensor x, cn_tensor w, cn_tensor y, const p
     return NULL;
 }
 
-/* Output rows of one chunk: their input patch stays near 128 KiB. */
-static ptrdiff_t forward_block(const geometry *g) {
+/* Output rows and columns of one chunk: their input patch stays near PATCH_BYTES. */
+static tiling forward_tiling(const geometry *g) {
+    ptrdiff_t reals = PATCH_BYTES / (ptrdiff_t)sizeof(real);
     patch one = input_patch(g, 0, 1);
-    return cn_clamp((128 << 10) / ((ptrdiff_t)sizeof(real) * one.columns * g->c * g->stride_h), 1,
-                    g->p);
-}
-
-/* Output columns of one chunk, and chunks that an image is cut into. */
-static ptrdiff_t forward_columns(const geometry *g) {
-    ptrdiff_t most = (128 << 10) / ((ptrdiff_t)sizeof(real) * g->r * g->c * g->stride_w);
-    return piece_columns(g->p, g->q, most);
-}
-static ptrdiff_t forward_blocks(const geometry *g) {
-    return cn_ceil_div(g->p, forward_block(g)) * cn_ceil_div(g->q, forward_columns(g));
+    return (tiling){g->p, g->q, cn_clamp(reals / (one.columns * g->c * g->stride_h), 1, g->p),
+                    piece_columns(g->p, g->q, reals / (g->r * g->c * g->stride_w))};
 }
 
 static geometry forward_geometry(const conv2d_forward *a) {
@@ -113,7 +105,7 @@ static double *moments_of(const conv2d_forward *a, const geometry *g) {
 /* Parts whose moments are made: of a direct sum each chunk. */
 static ptrdiff_t moments_parts(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
     winograd o = winograd_of(g, n, a->winograd);
-    return o.m ? CN(winograd_parts)(&o) : n * forward_blocks(g);
+    return o.m ? CN(winograd_parts)(&o) : n * pieces_of_image(forward_tiling(g));
 }
 
 static ptrdiff_t forward_workspace(const void *args) {
@@ -127,8 +119,9 @@ static ptrdiff_t forward_scratch(const void *args) {
     geometry g = forward_geometry(args);
     winograd o = winograd_of(&g, g.n, ((const conv2d_forward *)args)->winograd);
     if (o.m) return CN(winograd_scratch)(&o) * (ptrdiff_t)sizeof(real);
-    geometry piece = piece_of_y(g, 0, forward_columns(&g));
-    return patch_bytes(input_patch(&piece, 0, forward_block(&g)), g.c);
+    tiling t = forward_tiling(&g);
+    geometry first = piece_of_y(g, 0, t.columns);
+    return patch_bytes(input_patch(&first, 0, t.rows), g.c);
 }
 
 /* A filter of one panel is packed as it stands. */
@@ -162,7 +155,8 @@ static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel,
 
 /* Groups of panels, each a chunk; but moments are made of rows that are at hand as a whole. */
 static ptrdiff_t forward_groups(const conv2d_forward *a, const geometry *g, ptrdiff_t n) {
-    return cn_present(a->mean) ? 1 : cn_pieces(n * forward_blocks(g), gemm_panels(g->k));
+    ptrdiff_t pieces = n * pieces_of_image(forward_tiling(g));
+    return cn_present(a->mean) ? 1 : cn_pieces(pieces, gemm_panels(g->k));
 }
 
 static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
@@ -170,7 +164,7 @@ static ptrdiff_t forward_chunks(const void *args, ptrdiff_t n) {
     geometry g = forward_geometry(a);
     winograd o = winograd_of(&g, n, a->winograd);
     if (o.m) return CN(winograd_chunks)(&o);
-    return n * forward_blocks(&g) * forward_groups(a, &g, n);
+    return n * pieces_of_image(forward_tiling(&g)) * forward_groups(a, &g, n);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -184,15 +178,13 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     }
     ptrdiff_t groups = forward_groups(a, &g, step->n), group = chunk % groups;
     chunk /= groups;
-    ptrdiff_t block = forward_block(&g), across_q = forward_columns(&g);
-    ptrdiff_t pieces = cn_ceil_div(g.q, across_q), blocks = forward_blocks(&g);
-    ptrdiff_t image = chunk / blocks, p0 = chunk % blocks / pieces * block;
-    ptrdiff_t rows = cn_min(block, g.p - p0), q0 = chunk % pieces * across_q;
-    real *y = (real *)a->y.data + ((image * g.p + p0) * g.q + q0) * g.k;
-    g = piece_of_y(g, q0, cn_min(across_q, g.q - q0));
-    patch part = input_patch(&g, p0, rows);
-    view x =
-        read_patch(scratch, (const real *)a->x.data + image * g.h * g.w * g.c, g.h, g.w, g.c, part);
+    piece at = piece_at(forward_tiling(&g), chunk);
+    ptrdiff_t rows = at.rows;
+    real *y = (real *)a->y.data + ((at.image * g.p + at.row) * g.q + at.column) * g.k;
+    g = piece_of_y(g, at.column, at.columns);
+    patch part = input_patch(&g, at.row, rows);
+    view x = read_patch(scratch, (const real *)a->x.data + at.image * g.h * g.w * g.c, g.h, g.w,
+                        g.c, part);
     ptrdiff_t depth = g.r * g.s * g.c;
     int few = few_filters(&g);
     const real *packed = filter_is_panel(&g) ? a->w.data : a->head.workspace;
