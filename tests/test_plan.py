@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -53,6 +54,14 @@ def test_places_never_overlap_while_both_live():
                     apart = offsets[i] + a.size <= offsets[j] or offsets[j] + b.size <= offsets[i]
                     assert apart
         assert total < sum(b.size for b in blocks)
+
+
+@pytest.mark.parametrize("size", [4096, 32768, 100_000, 1 << 22])
+def test_what_an_op_reads_and_writes_is_apart_within_the_page(size):
+    """A load close behind a store, modulo the page, would wait for it."""
+    offsets, _ = memory.place([Lifetime(size, 0, 1)] * 5)
+    for a, b in itertools.combinations(offsets, 2):
+        assert 10 * memory.LINE < (b - a) % 4096 < 4096 - 10 * memory.LINE
 
 
 def test_inference_reuses_memory():
