@@ -5,10 +5,10 @@ other kernels have. Nothing is chosen by what is found here; it is what shares a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,9 +42,9 @@ class Ceiling:
     triads_in_place: tuple[float, ...]
 
     def bandwidth(self, moved: Moved, in_place: bool = False) -> float:
-        """Bytes a second for an op that moves so many. Writing costs more than reading, so an op
-        that reads no more than it writes is compared with a copy, one that reads twice as much or
-        more with the faster of copy and triad, and what lies between with what lies between."""
+        """Bytes a second for an op that moves so many. One that reads no more than it writes is
+        compared with a copy, one that reads twice as much or more with the faster of copy and
+        triad, and what lies between with what lies between."""
         copies, triads = [self.copies], [self.triads]
         if in_place:
             copies.append(self.copies_in_place)
@@ -57,6 +57,12 @@ class Ceiling:
         copy = best(copies)
         more = moved.read / moved.written - 1 if moved.written else 1.0
         return copy + min(max(more, 0.0), 1.0) * (max(copy, best(triads)) - copy)
+
+    def beside(self, moved: int, shortest: Iterable[tuple[str, float]]) -> Ceiling:
+        """This ceiling with the bandwidth of an op's own minute: the field and the shortest time
+        of each probe of memory that moved as many bytes and ran by turns with it."""
+        fields: dict[str, Any] = {f: (rate,) for f, rate in _rates(moved, shortest).items()}
+        return replace(self, sizes=(moved,), **fields)
 
     def seconds(self, flops: float, moved: Moved, in_place: bool = False) -> float:
         """The least time for so many operations and for moving so many bytes: the longer of the
@@ -130,34 +136,51 @@ def arithmetic(dtype: str, isa: str) -> Alone:
     return alone
 
 
-def _memory(dtype: str, isa: str, threads: int, moved: int) -> tuple[float, float, float, float]:
-    """Bytes a second of copy and triad, and of those that write over their last argument."""
+class MemoryProbe(NamedTuple):
+    """An op that moves bytes and hardly computes. field: what of a Ceiling it counts for."""
 
-    def rate(name: str, words: tuple[str, ...], in_place: bool, **more: Any) -> float:
-        shape = (1, moved // (len(words) + 1) // ITEM_SIZE[dtype])
+    field: str
+    alone: Alone
+    op: int
+
+
+def memory(dtype: str, isa: str, moved: int) -> Iterator[MemoryProbe]:
+    """All probes of memory that move so many bytes."""
+    for field, name, words, more in (
+        ("copies", "ceiling_copy", ("x",), {}),
+        ("triads", "ceiling_triad", ("x0", "x1"), {"factor": 0.5}),
+    ):
+        shape = (1, max(moved // (len(words) + 1) // ITEM_SIZE[dtype], 1))
         inputs = {word: Tensor(word, shape, dtype) for word in words}
-        result = inputs[words[-1]] if in_place else Tensor("y", shape, dtype)
+        y = Tensor("y", shape, dtype)
         ops = [
             Op(name, "forward", inputs, {"y": result}, {"streaming": streaming} | more)
-            for streaming in ((False,) if in_place else (False, True))
+            for result, streaming in ((y, False), (y, True), (inputs[words[-1]], False))
         ]
         alone = Alone.of(ops, dtype, isa)
-        for tensor in (*inputs.values(), result):
+        for tensor in (*inputs.values(), y):
             alone.runner.value(tensor)[...] = 1
-        return moved / min(_best(alone, threads, i) for i in range(len(ops)))
+        for op, way in enumerate([field, field, f"{field}_in_place"]):
+            yield MemoryProbe(way, alone, op)
 
-    copy = [rate("ceiling_copy", ("x",), in_place) for in_place in (False, True)]
-    triad = [
-        rate("ceiling_triad", ("x0", "x1"), in_place, factor=0.5) for in_place in (False, True)
-    ]
-    return copy[0], triad[0], copy[1], triad[1]
+
+def _rates(moved: int, shortest: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Bytes a second by field, from each probe's field and shortest time."""
+    found: dict[str, float] = {}
+    for field, seconds in shortest:
+        found[field] = max(found.get(field, 0.0), moved / seconds)
+    return found
 
 
 def measure(dtype: str, isa: str, threads: int) -> Ceiling:
     """Takes some three seconds."""
     flops = ARITHMETIC_FLOPS / _best(arithmetic(dtype, isa), threads, together=0.3)
-    ladder = [_memory(dtype, isa, threads, size) for size in SIZES]
-    return Ceiling(dtype, isa, threads, flops, SIZES, *zip(*ladder, strict=True))
+    ladder = [
+        _rates(size, ((p.field, _best(p.alone, threads, p.op)) for p in memory(dtype, isa, size)))
+        for size in SIZES
+    ]
+    fields = {field: tuple(step[field] for step in ladder) for field in ladder[0]}
+    return Ceiling(dtype, isa, threads, flops, SIZES, **fields)
 
 
 @lru_cache(8)

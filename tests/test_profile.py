@@ -128,6 +128,12 @@ def test_an_op_is_compared_with_what_reads_and_writes_as_it_does():
     assert found.bandwidth(Moved(MiB // 2, MiB // 2), in_place=True) == 16
     assert found.bandwidth(Moved(14 * MiB, 2 * MiB), in_place=True) == 6
     assert found.seconds(3e9, Moved(MiB, 0)) == MiB / 8
+    shortest = [("copies", 2.0), ("copies", 1.0), ("copies", 4.0), ("triads", 0.5)]
+    in_place = [("copies_in_place", 0.25), ("triads_in_place", 1.0)]
+    beside = found.beside(MiB, shortest + in_place)
+    assert beside.bandwidth(Moved(MiB // 2, MiB // 2)) == MiB
+    assert beside.bandwidth(Moved(MiB, 0)) == 2 * MiB
+    assert beside.bandwidth(Moved(MiB, 0), in_place=True) == 4 * MiB
     assert found.seconds(1e18, Moved(MiB, 0)) == 1e9
 
 

@@ -21,7 +21,9 @@ def run(
     pattern: str, peers: Sequence[Peer], best: Ceiling, rounds: int, show: Callable[[Row], None]
 ) -> Iterator[Row]:
     """A row for each problem. The probe of multiply-adds takes its turn too: `probe` is what it
-    usually reached during the row, and `probe_best` at most, as shares of the ceiling."""
+    usually reached during the row, and `probe_best` at most, as shares of the ceiling. Of a problem
+    whose bytes set its limit, the probes of memory as well: neighbours on a shared machine change
+    the bandwidth from minute to minute, and its limit is that of its own minute."""
     probe = ceiling.arithmetic(best.dtype, best.isa)
     for problem in problems.problems(pattern):
         prepared = Prepared(problem, best.dtype, best.isa)
@@ -31,23 +33,32 @@ def run(
             made = ready(peer, partial(peer.kernel, prepared, best.threads))
             if made:
                 runs[peer.name] = made
+        measured = list(runs)
         runs["probe"] = probing = Tape(probe, best.threads)
+        moved, limits = prepared.moved, best
+        beside: list[tuple[str, Tape]] = []
+        if best.seconds(prepared.flops, moved, prepared.in_place) > prepared.flops / best.flops:
+            for mover in ceiling.memory(best.dtype, best.isa, moved.total):
+                beside.append((mover.field, Tape(mover.alone, best.threads, mover.op)))
+                runs[f"memory {len(beside)}"] = beside[-1][1]
         times = {name: summary(values) for name, values in alternate(runs, rounds).items()}
         times["cnncore"]["fastest"] = ours.fastest
+        if beside:
+            limits = best.beside(moved.total, ((field, tape.fastest) for field, tape in beside))
         least = ceiling.ARITHMETIC_FLOPS / best.flops
         row = {
             "suite": "kernels",
             "group": problem.group,
             "name": problem.name,
             "flops": prepared.flops,
-            "bytes": prepared.moved.total,
+            "bytes": moved.total,
             "elements": prepared.elements,
             "threads": ours.threads,
-            "limit": best.seconds(prepared.flops, prepared.moved, prepared.in_place),
+            "limit": limits.seconds(prepared.flops, moved, prepared.in_place),
             "target": problem.target,
-            "probe": least / times.pop("probe")["median"],
+            "probe": least / times["probe"]["median"],
             "probe_best": least / probing.fastest,
-            "times": times,
+            "times": {name: times[name] for name in measured},
         }
         show(row)
         yield row

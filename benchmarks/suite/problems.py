@@ -145,18 +145,22 @@ class Prepared:
     def run(self, threads: int) -> Tape:
         """A problem too small for more threads gets one, as it would in a net."""
         team = 1 if self.alone.runner.program.small else threads
-        return Tape(self.alone, team, self.index, 1e-9 if self.in_place else 0.0)
+        lr = 1e-9 if self.in_place else 0.0
+        return Tape(self.alone, team, index=self.index, lr=lr)
 
 
 class Tape:
-    """A timing.Run of a kernel; remembers the fastest step of all."""
+    """A timing.Run of one of a tape's kernels; remembers the fastest step of all."""
 
-    def __init__(self, alone: Alone, threads: int, index: Array | None = None, lr: float = 0):
-        self.alone, self.threads, self.index, self.lr = alone, threads, index, lr
+    def __init__(
+        self, alone: Alone, threads: int, op: int = 0, index: Array | None = None, lr: float = 0
+    ) -> None:
+        self.alone, self.threads, self.op, self.index, self.lr = alone, threads, op, index, lr
         self.fastest = inf
 
     def __call__(self, repeats: int) -> float:
-        seconds = self.alone.steps(repeats, self.threads, index=self.index, lr=self.lr)
+        alone, index, lr = self.alone, self.index, self.lr
+        seconds = alone.steps(repeats, self.threads, self.op, index=index, lr=lr)
         self.fastest = min(self.fastest, float(seconds.min()))
         return float(seconds.mean())
 
