@@ -89,17 +89,25 @@ static const char *forward_check(const void *args) {
     return NULL;
 }
 
+/* Whether filters are panels as they stand: those of one panel are, and wide panels that meet few
+ * pixels, for which packing them is much of the work. */
+enum { FEW_PIXELS = 128 };
+static int filters_stay(const geometry *g) {
+    int few = GEMM_TOGETHER == 1 && g->n * g->p * g->q <= FEW_PIXELS;
+    return g->k % VL == 0 && (g->k <= GEMM_NR || few);
+}
+
 /* The filters, packed or transformed, begin the workspace; the moments of parts of y follow. */
-static ptrdiff_t filters_room(const conv2d_forward *a, const geometry *g) {
-    winograd o = winograd_of(g, g->n, a->winograd);
-    ptrdiff_t direct = gemm_packed_size(g->r * g->s * g->c, g->k);
+static ptrdiff_t filters_room(const conv2d_forward *a) {
+    geometry g = forward_geometry(a);
+    winograd o = winograd_of(&g, g.n, a->winograd);
+    ptrdiff_t direct = filters_stay(&g) ? 0 : gemm_packed_size(g.r * g.s * g.c, g.k);
     ptrdiff_t reals = o.m ? CN(winograd_filter_size)(&o) : direct;
     return cn_round_up(reals * (ptrdiff_t)sizeof(real), 64);
 }
 
-static double *moments_of(const conv2d_forward *a, const geometry *g) {
-    if (!cn_present(a->mean)) return NULL;
-    return (double *)((char *)a->head.workspace + filters_room(a, g));
+static double *moments_of(const conv2d_forward *a) {
+    return cn_present(a->mean) ? (double *)((char *)a->head.workspace + filters_room(a)) : NULL;
 }
 
 /* Parts whose moments are made: of a direct sum each chunk. */
@@ -112,7 +120,7 @@ static ptrdiff_t forward_workspace(const void *args) {
     const conv2d_forward *a = args;
     geometry g = forward_geometry(a);
     ptrdiff_t parts = cn_present(a->mean) ? moments_parts(a, &g, g.n) : 0;
-    return filters_room(a, &g) + parts * moments_size(g.k) * (ptrdiff_t)sizeof(double);
+    return filters_room(a) + parts * moments_size(g.k) * (ptrdiff_t)sizeof(double);
 }
 
 static ptrdiff_t forward_scratch(const void *args) {
@@ -124,15 +132,12 @@ static ptrdiff_t forward_scratch(const void *args) {
     return patch_bytes(input_patch(&first, 0, t.rows), g.c);
 }
 
-/* A filter of one panel is packed as it stands. */
-static int filter_is_panel(const geometry *g) { return g->k <= GEMM_NR && g->k % VL == 0; }
-
 static ptrdiff_t forward_pack_chunks(const void *args, ptrdiff_t n) {
     (void)n;
     geometry g = forward_geometry(args);
     winograd o = winograd_of(&g, g.n, ((const conv2d_forward *)args)->winograd);
     if (o.m) return CN(winograd_filter_chunks)(&o);
-    return filter_is_panel(&g) ? 0 : gemm_panels(g.k);
+    return filters_stay(&g) ? 0 : gemm_panels(g.k);
 }
 
 static void forward_pack(const void *args, const cn_step *step, ptrdiff_t panel, void *scratch) {
@@ -172,11 +177,12 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     geometry g = forward_geometry(a);
     if (a->winograd) {
         winograd o = winograd_of(&g, step->n, a->winograd);
-        winograd_epilogue epilogue = {a->b.data, (int)a->relu, moments_of(a, &g)};
+        winograd_epilogue epilogue = {a->b.data, (int)a->relu, moments_of(a)};
         CN(winograd_run)(&o, a->x.data, a->head.workspace, epilogue, a->y.data, chunk, scratch);
         return;
     }
     ptrdiff_t groups = forward_groups(a, &g, step->n), group = chunk % groups;
+    int stay = filters_stay(&g);
     chunk /= groups;
     piece at = piece_at(forward_tiling(&g), chunk);
     ptrdiff_t rows = at.rows;
@@ -187,7 +193,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
                         g.c, part);
     ptrdiff_t depth = g.r * g.s * g.c;
     int few = few_filters(&g);
-    const real *packed = filter_is_panel(&g) ? a->w.data : a->head.workspace;
+    const real *packed = a->head.workspace, *w = a->w.data;
     ptrdiff_t across = g.stride_w * g.c, down = g.stride_h * x.pitch;
     if (skips(&g) && x.data != scratch) {
         copy_met(scratch, x, &g, rows);
@@ -201,8 +207,9 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (ptrdiff_t panel = cn_part(panels, groups, group); panel < end; panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
-        gemm_panel filters =
-            few ? (gemm_panel){packed, 1, NULL} : gemm_packed(packed + depth * j, width);
+        gemm_panel filters = few    ? (gemm_panel){packed, 1, NULL}
+                             : stay ? (gemm_panel){w + j, g.k, NULL}
+                                    : gemm_packed(packed + depth * j, width);
         for (ptrdiff_t i = 0; i < rows; i += together) {
             gemm_rows pixels = {.x = x.data + i * down,
                                 .ld = across,
@@ -236,7 +243,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     }
     /* While the rows are at hand. */
     if (cn_present(a->mean))
-        CN(row_moments)(moments_of(a, &g) + chunk * moments_size(g.k), y, rows * g.q, g.k);
+        CN(row_moments)(moments_of(a) + chunk * moments_size(g.k), y, rows * g.q, g.k);
 }
 
 static ptrdiff_t moments_stage(const void *args, ptrdiff_t n) {
@@ -249,8 +256,8 @@ static void merge(const void *args, const cn_step *step, ptrdiff_t chunk, void *
     (void)scratch;
     const conv2d_forward *a = args;
     geometry g = forward_geometry(a);
-    CN(merge_moments)(a->mean.data, a->var.data, moments_of(a, &g), moments_parts(a, &g, step->n),
-                      g.k, chunk);
+    CN(merge_moments)(a->mean.data, a->var.data, moments_of(a), moments_parts(a, &g, step->n), g.k,
+                      chunk);
 }
 
 /* Backward: filters are packed for dx; dx, dw and db, or parts of them; what parts there are is
