@@ -116,7 +116,8 @@ typedef struct {
     const char *(*check)(const void *args);
     ptrdiff_t (*workspace)(const void *args); /* bytes; NULL: none */
     ptrdiff_t (*scratch)(const void *args);   /* bytes a thread; NULL: none. Its contents do not
-                                                 outlive a chunk. */
+                                                 outlive a stage, at whose first chunk of a thread
+                                                 it begins with 8 bytes of zero. */
     cn_stage stages[CN_MAX_STAGES];           /* ends at the first without run */
     int32_t once; /* stage 0 reads parameters only, so a run without updates needs it once */
 } cn_kernel;

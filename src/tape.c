@@ -44,9 +44,15 @@ static int meet(member *m) {
     return cn_meet(&m->all->barrier, m->threads) == CN_OK;
 }
 
+/* Before a thread's first chunk of a stage. */
+static void begin(member *m, const cn_op *op) {
+    if (m->scratch && op->kernel->scratch) *(int64_t *)m->scratch = 0;
+}
+
 static void run_alone(member *m, const cn_op *op, const cn_stage *stage, const cn_step *step,
                       ptrdiff_t chunks) {
     shared *s = m->all;
+    begin(m, op);
     for (ptrdiff_t chunk = 0; chunk < chunks && go_on(s); chunk++)
         stage->run(op->args, step, chunk, m->scratch);
     if (!go_on(s) && s->run->failed_op < 0) s->run->failed_op = op - s->run->ops;
@@ -68,6 +74,7 @@ static int run_op(member *m, const cn_op *op, const cn_step *step, int skip_once
         } else if (chunks > 1) {
             if (m->ahead && !meet(m)) return 0;
             int passed = 0;
+            begin(m, op);
             for (int64_t chunk; (chunk = cn_next_chunk(&s->barrier, m->meetings, m->thread,
                                                        m->threads, chunks, &passed)) >= 0;)
                 stage->run(op->args, step, chunk, m->scratch);
@@ -82,7 +89,8 @@ static int run_op(member *m, const cn_op *op, const cn_step *step, int skip_once
 
 static void walk(shared *s, int thread, int threads) {
     cn_run *run = s->run;
-    member m = {s, run->scratch + thread * run->scratch_pitch, thread, threads, 1, 0};
+    char *scratch = run->scratch_pitch ? run->scratch + thread * run->scratch_pitch : NULL;
+    member m = {s, scratch, thread, threads, 1, 0};
     uint64_t float_before = cn_float_enter();
     double before = s->met; /* the end of the op before */
     for (ptrdiff_t k = 0; k < run->step_count; k++) {

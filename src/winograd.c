@@ -62,7 +62,7 @@ static ptrdiff_t matrix_size(const winograd *g) {
     return gemm_packed_size(g->c, g->k) + 64 / (ptrdiff_t)sizeof(real);
 }
 
-ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
+static ptrdiff_t filter_size(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_filter_size)(g);
     return points(g) * matrix_size(g);
 }
@@ -83,7 +83,7 @@ static ptrdiff_t column_groups(const winograd *g) { return cn_ceil_div(g->k, col
 /* Rows of c that a chunk transforms, of one panel. */
 enum { FILTER_ROWS = 2 * VL };
 
-ptrdiff_t CN(winograd_filter_chunks)(const winograd *g) {
+static ptrdiff_t filter_chunks(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_filter_chunks)(g);
     return gemm_panels(g->k) * cn_ceil_div(g->c, FILTER_ROWS);
 }
@@ -136,6 +136,32 @@ void CN(winograd_filter)(const winograd *g, const real *w, int turned, real *u, 
 #define CALL(m, r) filter_of(m, r, g, w, turned, u, chunk)
     OF_FORM(g, CALL);
 #undef CALL
+}
+
+/* Where they stay near a thread, it makes all of them for itself: half of them, fetched from where
+ * another has just made them, would take it longer. */
+enum { OWN_BYTES = 640 << 10, MARK = 64 / (int)sizeof(real) };
+static int own_filters(const winograd *g) { return !by_rows(g) && filter_bytes(g) <= OWN_BYTES; }
+
+ptrdiff_t CN(winograd_filter_size)(const winograd *g) {
+    return own_filters(g) ? 0 : filter_size(g);
+}
+ptrdiff_t CN(winograd_filter_chunks)(const winograd *g) {
+    return own_filters(g) ? 0 : filter_chunks(g);
+}
+ptrdiff_t CN(winograd_own_size)(const winograd *g) {
+    return own_filters(g) ? MARK + cn_round_up(filter_size(g), MARK) : 0;
+}
+
+/* The filters that a thread has made for itself behind a mark that it has. */
+static const real *own_filter(const winograd *g, const real *w, int turned, real *own) {
+    int64_t *made = (int64_t *)own;
+    real *u = own + MARK;
+    if (!*made)
+        for (ptrdiff_t chunk = 0; chunk < filter_chunks(g); chunk++)
+            CN(winograd_filter)(g, w, turned, u, chunk);
+    *made = 1;
+    return u;
 }
 
 /* Tiles, counted over rows, columns and images. */
@@ -363,12 +389,14 @@ ptrdiff_t CN(winograd_chunks)(const winograd *g) {
     return by_rows(g) ? CN(winograd_rows_chunks)(g) : tile_blocks(g) * column_groups(g);
 }
 
-void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_epilogue epilogue,
-                      real *y, ptrdiff_t chunk, real *scratch) {
+void CN(winograd_run)(const winograd *g, const real *x, winograd_filters filters,
+                      winograd_epilogue epilogue, real *y, ptrdiff_t chunk, real *scratch) {
+    const real *u = filters.u;
     if (by_rows(g)) {
         CN(winograd_rows_run)(g, x, u, epilogue, y, chunk, scratch);
         return;
     }
+    if (own_filters(g)) u = own_filter(g, filters.w, filters.turned, filters.own);
     ptrdiff_t count_points = points(g);
     ptrdiff_t tiles = tiles_of(g), blocks = tile_blocks(g), block = chunk % blocks;
     ptrdiff_t first = cn_part(tiles, blocks, block);
@@ -433,7 +461,7 @@ static ptrdiff_t weight_parts(const winograd *g) {
 
 ptrdiff_t CN(winograd_weights_size)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_weights_size)(g);
-    return weight_parts(g) * CN(winograd_filter_size)(g);
+    return weight_parts(g) * filter_size(g);
 }
 ptrdiff_t CN(winograd_weights_chunks)(const winograd *g) {
     if (by_rows(g)) return CN(winograd_rows_weights_chunks)(g);

@@ -21,11 +21,20 @@ typedef struct {
     ptrdiff_t n, h, w, c, p, q, k, top, left, m, r;
 } winograd;
 
-/* Reals of the transformed filters u; parts of the work of making them. With `turned`, w is
- * (r, r, k, c) and u that of the turned filters. */
+/* Reals of the transformed filters u that threads share; parts of the work of making them. With
+ * `turned`, w is (r, r, k, c) and u that of the turned filters. */
 ptrdiff_t CN(winograd_filter_size)(const winograd *g);
 ptrdiff_t CN(winograd_filter_chunks)(const winograd *g);
 void CN(winograd_filter)(const winograd *g, const real *w, int turned, real *u, ptrdiff_t chunk);
+
+/* The filters of a run: u, or where winograd_own_size says how many reals, what a thread keeps for
+ * all its chunks of a stage; it begins with a zero before the first, and u, made of w, follows. */
+ptrdiff_t CN(winograd_own_size)(const winograd *g);
+typedef struct {
+    const real *u, *w;
+    int turned;
+    real *own;
+} winograd_filters;
 
 /* What becomes of a result as it is written. */
 typedef struct {
@@ -38,8 +47,8 @@ typedef struct {
 ptrdiff_t CN(winograd_scratch)(const winograd *g);
 ptrdiff_t CN(winograd_chunks)(const winograd *g);
 ptrdiff_t CN(winograd_parts)(const winograd *g);
-void CN(winograd_run)(const winograd *g, const real *x, const real *u, winograd_epilogue epilogue,
-                      real *y, ptrdiff_t chunk, real *scratch);
+void CN(winograd_run)(const winograd *g, const real *x, winograd_filters filters,
+                      winograd_epilogue epilogue, real *y, ptrdiff_t chunk, real *scratch);
 
 /* The gradient of w, with scratch as above: first sums over parts of the tiles, in the workspace
  * `du`, then dw of them. */

@@ -126,7 +126,8 @@ static ptrdiff_t forward_workspace(const void *args) {
 static ptrdiff_t forward_scratch(const void *args) {
     geometry g = forward_geometry(args);
     winograd o = winograd_of(&g, g.n, ((const conv2d_forward *)args)->winograd);
-    if (o.m) return CN(winograd_scratch)(&o) * (ptrdiff_t)sizeof(real);
+    if (o.m)
+        return (CN(winograd_own_size)(&o) + CN(winograd_scratch)(&o)) * (ptrdiff_t)sizeof(real);
     tiling t = forward_tiling(&g);
     geometry first = piece_of_y(g, 0, t.columns);
     return patch_bytes(input_patch(&first, 0, t.rows), g.c);
@@ -178,7 +179,9 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     if (a->winograd) {
         winograd o = winograd_of(&g, step->n, a->winograd);
         winograd_epilogue epilogue = {a->b.data, (int)a->relu, moments_of(a)};
-        CN(winograd_run)(&o, a->x.data, a->head.workspace, epilogue, a->y.data, chunk, scratch);
+        winograd_filters filters = {a->head.workspace, a->w.data, 0, scratch};
+        CN(winograd_run)(&o, a->x.data, filters, epilogue, a->y.data, chunk,
+                         (real *)scratch + CN(winograd_own_size)(&o));
         return;
     }
     ptrdiff_t groups = forward_groups(a, &g, step->n), group = chunk % groups;
@@ -277,15 +280,16 @@ static int apart(const conv2d_backward *a) {
 
 typedef struct {
     ptrdiff_t dw, db, bytes; /* of the workspace, behind the filters for dx; and its size */
-    ptrdiff_t scratch;       /* a thread's, in bytes */
+    ptrdiff_t own, scratch;  /* a thread's, in bytes: what it keeps, and all */
 } backward_layout;
 
 static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
     backward_layout o;
     ptrdiff_t bytes = (ptrdiff_t)sizeof(real), filters = 0, sums = 0;
     winograd dw = winograd_of(g, g->n, a->winograd_dw), dx = winograd_dx(g, g->n, a->winograd_dx);
-    o.scratch = 0;
+    o.own = o.scratch = 0;
     if (cn_present(a->dx) && dx.m) {
+        o.own = CN(winograd_own_size)(&dx) * bytes;
         filters = CN(winograd_filter_size)(&dx);
         o.scratch = CN(winograd_scratch)(&dx) * bytes;
     } else if (cn_present(a->dx)) {
@@ -299,6 +303,7 @@ static backward_layout layout_of(const conv2d_backward *a, const geometry *g) {
         sums = CN(conv_weights_size)(g);
         o.scratch = cn_max(o.scratch, CN(conv_weights_scratch)(g));
     }
+    o.scratch += o.own;
     filters = cn_round_up(filters * bytes, 64);
     o.dw = apart(a) ? 0 : filters;
     o.db = cn_max(filters, o.dw + cn_round_up(sums * bytes, 64));
@@ -391,11 +396,12 @@ static ptrdiff_t apart_chunks(const void *args, ptrdiff_t n) {
 }
 
 static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,
-                   void *scratch) {
+                   void *own, void *scratch) {
     if (a->winograd_dx) {
         winograd o = winograd_dx(g, n, a->winograd_dx);
-        CN(winograd_run)(&o, a->dy.data, a->head.workspace, (winograd_epilogue){NULL, 0, NULL},
-                         a->dx.data, chunk, scratch);
+        winograd_filters filters = {a->head.workspace, a->w.data, 1, own};
+        CN(winograd_run)(&o, a->dy.data, filters, (winograd_epilogue){NULL, 0, NULL}, a->dx.data,
+                         chunk, scratch);
         return;
     }
     CN(conv_input)(g, n, a->dy.data, a->head.workspace, a->dx.data, chunk, scratch);
@@ -416,8 +422,10 @@ static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk,
     geometry g = backward_geometry(a);
     ptrdiff_t n = step->n, first = dx_chunks(a, &g, n), rows = n * g.p * g.q;
     ptrdiff_t weights = apart(a) ? 0 : dw_chunks(a, &g, n);
+    void *own = scratch;
+    scratch = (char *)scratch + layout_of(a, &g).own;
     if (chunk < first) {
-        dx_run(a, &g, n, chunk, scratch);
+        dx_run(a, &g, n, chunk, own, scratch);
     } else if (chunk < first + weights) {
         dw_run(a, &g, n, chunk - first, scratch);
     } else {
