@@ -328,11 +328,21 @@ def test_filters_that_cover_the_image_are_an_affine_layer(data, n):
     assert single.scores(x[:n]).tobytes() == whole[:n].tobytes()
 
 
-def test_several_steps_in_one_run_equal_single_runs(data):
+# Filters that each thread transforms for itself, anew in every step.
+BY_WINOGRAD = cnn.Sequential(
+    [cnn.Conv2d(16, 3, padding=1), cnn.ReLU(), cnn.Conv2d(16, 3, padding=1), cnn.Flatten(),
+     cnn.Affine(4)]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("net", [NET, BY_WINOGRAD], ids=["mixed", "winograd"])
+def test_several_steps_in_one_run_equal_single_runs(data, net):
     x, y = data
     digests = []
     for single in (False, True):
-        model = model_of("float32")
+        model = model_of("float32", net)
+        forms = [op.fused.get("winograd_dx", 0) for op in model.plan("gradients", 8).ops]
+        assert any(forms) == (net is BY_WINOGRAD)
         solver = cnn.Solver(model, (x, y), update=cnn.Adam(1e-2), batch_size=8, num_epochs=4)
         if single:
             for _ in solver:
