@@ -8,7 +8,7 @@ from typing import NamedTuple
 # A load waits for a store that has not left for the cache yet if their addresses are equal modulo
 # the page, whatever they are: y one cache line behind x makes y = max(x, 0) 1.5 times as slow as
 # y elsewhere. So tensors of equal size, one behind the other, are apart by the golden section of
-# a page, and any few of them far from each other.
+# a page, and any five of them ten lines or more from each other.
 LINE = 64
 PAGE = 4096 // LINE
 APART = 25

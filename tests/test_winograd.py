@@ -47,10 +47,11 @@ def matrices(m, r):
     return a, g, np.linalg.inv(evaluate).T
 
 
-def by_kernel(function, arrays, m, isa=None, threads=None, moments=False, **attributes):
-    """The compiled kernel with its switch set, as a plan sets it; with the moments of y, if asked
-    for."""
+def by_kernel(function, arrays, m, isa=None, threads=None, moments=False, ways=None, **attributes):
+    """The compiled kernel with its switches set, or those in `ways`, as a plan sets them; with the
+    moments of y, if asked for."""
     names = ["winograd"] if function == "forward" else ["winograd_dx", "winograd_dw"]
+    names = names if ways is None else ways
     compiled = getattr(cnn.ops.conv2d, function)
     shapes = {name: array.shape for name, array in arrays.items()}
     results, canonical = compiled.infer(**shapes, **attributes)
@@ -243,15 +244,31 @@ def test_real_activations_are_as_exact_as_random_ones():
     assert within(found, expected, 72 * np.finfo("float32").eps / 2 * y)
 
 
+# The filters of the second are shared by threads in every form, those of the first in none of 3x3
+# and 5x5.
+@pytest.mark.parametrize("shape", [(9, 12, 10, 24, 40, 1), (3, 9, 7, 96, 112, 1)], ids=str)
 @pytest.mark.parametrize("isa", levels.available())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_any_number_of_threads_gives_the_same_bits(form, dtype, isa):
-    shape = (9, 12, 10, 24, 40, 1)
+def test_any_number_of_threads_gives_the_same_bits(form, dtype, isa, shape):
     found = [passes(shape, dtype, isa, threads, form)[0] for threads in (1, 2, 3, 8)]
     for other in found[1:]:
         for name, array in other.items():
             assert np.array_equal(array, found[0][name]), name
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("way", ["winograd_dx", "winograd_dw"])
+def test_one_gradient_by_it_beside_the_other_by_the_direct_sum(way, threads):
+    arrays, dy = draw((9, 12, 10, 24, 40, 1), 3, "float32")
+    given = {"dy": dy, "x": arrays["x"], "w": arrays["w"]}
+    both, neither, mixed = (
+        by_kernel("backward", given, 4, threads=threads, ways=ways, padding=1)
+        for ways in (None, (), (way,))
+    )
+    for name in ("dx", "dw", "db"):
+        expected = both if f"winograd_{name}" == way else neither
+        assert np.array_equal(mixed[name], expected[name]), name
 
 
 def test_nan_and_infinity_stay_visible():
