@@ -173,7 +173,7 @@ def _rates(moved: int, shortest: Iterable[tuple[str, float]]) -> dict[str, float
 
 
 def measure(dtype: str, isa: str, threads: int) -> Ceiling:
-    """Takes some three seconds."""
+    """Takes some five seconds."""
     probe = arithmetic(dtype, isa)
     least = _best(probe, threads, together=0.3)
     ladder = [

@@ -35,7 +35,7 @@ def run(
                 runs[peer.name] = made
         measured = list(runs)
         runs["probe"] = probing = Tape(probe, best.threads)
-        moved, limits = prepared.moved, best
+        moved = prepared.moved
         beside: list[tuple[str, Tape]] = []
         if best.seconds(prepared.flops, moved, prepared.in_place) > prepared.flops / best.flops:
             for mover in ceiling.memory(best.dtype, best.isa, moved.total):
@@ -43,8 +43,8 @@ def run(
                 runs[f"memory {len(beside)}"] = beside[-1][1]
         times = {name: summary(values) for name, values in alternate(runs, rounds).items()}
         times["cnncore"]["fastest"] = ours.fastest
-        if beside:
-            limits = best.beside(moved.total, ((field, tape.fastest) for field, tape in beside))
+        shortest = [(field, tape.fastest) for field, tape in beside]
+        limits = best.beside(moved.total, shortest) if shortest else best
         least = ceiling.ARITHMETIC_FLOPS / best.flops
         row = {
             "suite": "kernels",
