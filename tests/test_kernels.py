@@ -332,6 +332,18 @@ def test_a_channel_does_not_feel_those_beside_it(problem, dtype, isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+def test_every_byte_becomes_its_255th_correctly_rounded(dtype, isa):
+    data = np.arange(256, dtype=np.uint8).reshape(2, 128)
+    like = np.zeros(1, dtype)
+    for repeat in (1, 3):  # whole vectors, and a rest
+        x = ops.gather.forward(
+            data=data[:, ::repeat], index=np.arange(2), mean=like, classes=1, isa=isa
+        )["x"]
+        assert np.array_equal(x, data[:, ::repeat].astype(dtype) / np.dtype(dtype).type(255))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
 @pytest.mark.parametrize("rule", ["adagrad", "adam", "momentum", "nesterov", "rmsprop", "sgd"])
 def test_an_update_does_not_feel_the_parameters_beside_it(rule, dtype, isa):
     update = getattr(ops, rule).update

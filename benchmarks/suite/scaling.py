@@ -90,11 +90,9 @@ def _beside_a_neighbour(
         if made:
             runs[peer.name] = made
     for name, run in runs.items():
-        for _ in range(5):
-            run(1)
-        alone = [run(1) for _ in range(STEPS)]
+        alone = _single_steps(run)
         with _Busy():
-            beside = [run(1) for _ in range(STEPS)]
+            beside = _single_steps(run)
         usual = median(alone)
         row = {
             "suite": "scaling", "kind": "neighbour", "name": f"{workload.name} {name}",
@@ -107,6 +105,13 @@ def _beside_a_neighbour(
             flush=True,
         )
         yield row
+
+
+def _single_steps(run: timing.Run) -> list[float]:
+    """Warm in both cases: a first step after a pause is as long as ten, neighbour or not."""
+    for _ in range(5):
+        run(1)
+    return [run(1) for _ in range(STEPS)]
 
 
 class _Busy:

@@ -31,12 +31,20 @@ static ptrdiff_t gather_chunks(const void *args, ptrdiff_t n) {
     return cn_ceil_div(n, example_block(((const gather_forward *)args)->x));
 }
 
+/* x / 255 for whole numbers x up to 255, correctly rounded, without a division: 1/255 is 257/65536
+ * and 1/65536 of itself, of which the first times x has no rounding error, and the second's error
+ * is too small to matter. */
+CN_INLINE real per_255(uint8_t x) {
+    const real most = (real)(257. / 65536), rest = (real)(1. / (65536. * 255));
+    return (real)x * most + (real)x * rest;
+}
+
 /* One example as reals; 0 if it holds NaN or infinity. */
 static int read_example(cn_tensor data, ptrdiff_t row, ptrdiff_t length, real *x) {
     int finite = 1;
     if (data.type == CN_U8) {
         const uint8_t *from = (const uint8_t *)data.data + row * length;
-        for (ptrdiff_t j = 0; j < length; j++) x[j] = (real)from[j] / 255;
+        for (ptrdiff_t j = 0; j < length; j++) x[j] = per_255(from[j]);
     } else if (data.type == CN_F64) {
         const double *from = (const double *)data.data + row * length;
         for (ptrdiff_t j = 0; j < length; j++) {
