@@ -5,7 +5,7 @@
  * register left for that. The other tiles ask for what they have: a branch would cost more. */
 enum { PANEL_AHEAD = 24 };
 /* Longer rows would drive each other out of the first cache. */
-enum { FAR_TERMS = 256 };
+enum { FAR_TERMS = 1024 };
 
 /* Where the last vector of a row holds little, half a vector is multiplied in half the time. */
 #if CN_VECTOR_BYTES == 64

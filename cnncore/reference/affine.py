@@ -81,6 +81,8 @@ CASES = [
     _case("two inputs", 37, 2, 90),
     _case("seven examples", 7, 130, 120),
     _case("four inputs", 11, 4, 130),
+    _case("many inputs and outputs, few examples", 15, 250, 530),
+    _case("many inputs and outputs, two strips of examples", 79, 1283, 653),
     _case("few examples", 4, 150, 70),
     _case("one example", 1, 100, 33),
     _case("one example, many weights", 1, 403, 659),

@@ -258,7 +258,7 @@ typedef struct {
     int copies;                          /* whether dw is made of them */
     int transposed;                      /* whether dw^T is made, of strips of x */
     ptrdiff_t dw_parts, db_parts, bytes; /* offsets in the workspace, and its size */
-    ptrdiff_t x_blocks, dy_panels;
+    ptrdiff_t x_blocks, dy_panels, dy_across;
 } backward_layout;
 
 /* Examples that a part of dw sums over, at least, and chunks of dw that many threads can share. */
@@ -282,6 +282,11 @@ enum {
 
 /* So few outputs may leave vectors empty that x's columns fill, of dw^T. */
 enum { MOST_TRANSPOSED = 12 };
+
+/* dx = dy w^T meets w by columns, which packing has to turn around. dx^T = w dy^T, to the same
+ * bits, meets rows of w as they stand, and what is turned around is dy, once, and the result: less
+ * by far of few examples and long sums, where examples fill vectors as well as inputs do. */
+enum { MOST_ACROSS = 128, LONG_ACROSS = 8, LEAST_ACROSS = 256, DEPTH_ACROSS = 2 * DEPTH };
 
 static backward_layout layout_of(const affine_backward *a) {
     backward_layout o;
@@ -316,7 +321,11 @@ static backward_layout layout_of(const affine_backward *a) {
     o.x_blocks = o.db_parts + cn_round_up(reduce_parts(n) * o.m * (ptrdiff_t)sizeof(double), 64);
     ptrdiff_t blocks = o.copies ? cn_ceil_div(o.d, GEMM_BLOCK) * gemm_block_size(n) : 0;
     o.dy_panels = o.x_blocks + cn_round_up(blocks * bytes, 64);
-    o.bytes = o.dy_panels + (o.copies ? gemm_packed_size(n, o.m) * bytes : 0);
+    o.dy_across = o.dy_panels + cn_round_up((o.copies ? gemm_packed_size(n, o.m) : 0) * bytes, 64);
+    ptrdiff_t across = cn_present(a->dx) && o.d >= LEAST_ACROSS
+                           ? cn_min(cn_min(n, MOST_ACROSS), o.m / LONG_ACROSS)
+                           : 0;
+    o.bytes = o.dy_across + gemm_packed_size(o.m, across) * bytes;
     return o;
 }
 
@@ -324,12 +333,24 @@ static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) {
     return cn_clamp(n / PART, 1, o.parts);
 }
 
-static ptrdiff_t dx_blocks(backward_layout o, ptrdiff_t n) {
-    return row_blocks(n, gemm_strips(o.d), o.m);
+static int goes_across(backward_layout o, ptrdiff_t n) {
+    return n <= MOST_ACROSS && n * LONG_ACROSS <= o.m && o.d >= LEAST_ACROSS &&
+           16 * n >= 15 * cn_round_up(n, VL) && !dots_pay(n, o.m);
+}
+
+/* Blocks and strips of dx: of examples and inputs, or across, of inputs and examples. */
+typedef struct {
+    ptrdiff_t rows, columns, blocks, strips;
+} dx_cut;
+static dx_cut dx_cut_of(backward_layout o, ptrdiff_t n) {
+    if (goes_across(o, n))
+        return (dx_cut){o.d, n, cn_ceil_div(o.d, cn_clamp(o.d / 32, 32, ROWS)), gemm_strips(n)};
+    return (dx_cut){n, o.d, row_blocks(n, gemm_strips(o.d), o.m), gemm_strips(o.d)};
 }
 
 static ptrdiff_t dx_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
-    return cn_present(a->dx) ? gemm_strips(o.d) * dx_blocks(o, n) : 0;
+    dx_cut cut = dx_cut_of(o, n);
+    return cn_present(a->dx) ? cut.strips * cut.blocks : 0;
 }
 
 static ptrdiff_t dw_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
@@ -358,11 +379,33 @@ static ptrdiff_t copy_chunks(const void *args, ptrdiff_t n) {
     return layout_of(args).copies ? cn_ceil_div(n, ROWS_COPIED) : 0;
 }
 
-static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+static ptrdiff_t turn_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
+    return cn_present(a->dx) && goes_across(o, n) ? gemm_panels(n) * cn_ceil_div(o.m, DEPTH) : 0;
+}
+
+static ptrdiff_t prepare_chunks(const void *args, ptrdiff_t n) {
+    return copy_chunks(args, n) + turn_chunks(args, layout_of(args), n);
+}
+
+/* A piece of a panel of dy^T. */
+static void turn_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk) {
+    ptrdiff_t panels = gemm_panels(n), j = chunk % panels * GEMM_NR, l = chunk / panels * DEPTH;
+    ptrdiff_t width = cn_min(GEMM_NR, n - j);
+    real *panel = (real *)((char *)a->head.workspace + o.dy_across) + o.m * j;
+    CN(gemm_pack)(panel + l * cn_round_up(width, VL), (const real *)a->dy.data + j * o.m + l, 1,
+                  o.m, cn_min(DEPTH, o.m - l), width);
+}
+
+static void prepare_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
-    ptrdiff_t n = step->n, from = chunk * ROWS_COPIED, to = cn_min(n, from + ROWS_COPIED);
+    ptrdiff_t n = step->n, copies = copy_chunks(a, n);
+    if (chunk >= copies) {
+        turn_run(a, o, n, chunk - copies);
+        return;
+    }
+    ptrdiff_t from = chunk * ROWS_COPIED, to = cn_min(n, from + ROWS_COPIED);
     ptrdiff_t block = gemm_block_size(n);
     char *workspace = a->head.workspace;
     CN(gemm_copy)((real *)(workspace + o.x_blocks) + from * GEMM_BLOCK, block,
@@ -381,11 +424,63 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
     return dx_chunks(a, o, n) + dw_chunks(a, o, n) + (cn_present(a->db) ? reduce_parts(n) : 0);
 }
 
+/* y = x right: some rows of x, the panels of a strip, and what of the depth lies from .. to. */
+static void product_of_panels(gemm_rows x, ptrdiff_t rows, gemm_columns right, ptrdiff_t from,
+                              ptrdiff_t to, ptrdiff_t most, real *y, ptrdiff_t pitch) {
+    ptrdiff_t at_once = cn_ceil_div(to - from, cn_ceil_div(to - from, most));
+    const real *begin = x.x;
+    for (ptrdiff_t l = from; l < to; l += at_once) {
+        x.x = begin + l * x.step;
+        x.run_length = cn_min(at_once, to - l);
+        for (ptrdiff_t j = 0; j < right.width; j += GEMM_NR) {
+            gemm_panel panel = gemm_panel_at(&right, j);
+            panel.data += l * panel.pitch;
+            CN(gemm)(&x, rows, panel, cn_min(GEMM_NR, right.width - j), y + j, pitch,
+                     (gemm_epilogue){NULL, 0, l > from});
+        }
+    }
+}
+
+/* to[j][i] = from[i][j], from's rows a strip apart. */
+static void turn_around(real *to, ptrdiff_t pitch, const real *from, ptrdiff_t rows,
+                        ptrdiff_t columns) {
+    for (ptrdiff_t i = 0; i < rows; i += VL)
+        for (ptrdiff_t j = 0; j < columns; j += VL) {
+            vec v[VL];
+#pragma GCC unroll 16
+            for (int k = 0; k < VL; k++) v[k] = v_load(from + (i + k) * GEMM_STRIP + j);
+            v_transpose(v);
+            for (ptrdiff_t k = 0; k < cn_min(VL, columns - j); k++)
+                v_store_n(to + (j + k) * pitch + i, v[k], rows - i);
+        }
+}
+
+/* Columns from .. to of a strip of examples of dx. */
+static void dx_across(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t strip,
+                      ptrdiff_t from, ptrdiff_t to, real *sums) {
+    ptrdiff_t first = strip * GEMM_STRIP, width = cn_min(GEMM_STRIP, n - first);
+    const char *workspace = a->head.workspace;
+    gemm_rows w = {.x = (const real *)a->w.data + from * o.m,
+                   .ld = o.m,
+                   .runs = 1,
+                   .step = 1,
+                   .groups = 1,
+                   .far = 1};
+    gemm_columns dy = {(const real *)(workspace + o.dy_across) + o.m * first, 0, o.m, width};
+    product_of_panels(w, to - from, dy, 0, o.m, DEPTH_ACROSS, sums, GEMM_STRIP);
+    turn_around((real *)a->dx.data + first * o.d + from, o.d, sums, to - from, width);
+}
+
 static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
                    real *scratch) {
-    ptrdiff_t strips = gemm_strips(o.d), blocks = dx_blocks(o, n);
-    place at = place_of(chunk, n, o.d, blocks, strips);
-    ptrdiff_t from = cn_part(n, blocks, at.block), to = cn_part(n, blocks, at.block + 1);
+    dx_cut cut = dx_cut_of(o, n);
+    place at = place_of(chunk, cut.rows, cut.columns, cut.blocks, cut.strips);
+    ptrdiff_t from = cn_part(cut.rows, cut.blocks, at.block);
+    ptrdiff_t to = cn_part(cut.rows, cut.blocks, at.block + 1);
+    if (goes_across(o, n)) {
+        dx_across(a, o, n, at.strip, from, to, scratch);
+        return;
+    }
     /* dy and w both lie along the sum: of a few inputs, or a few examples, dx is dot products. */
     dots few = {
         .x = (const real *)a->dy.data + from * o.m,
@@ -432,25 +527,15 @@ static void product_of_copies(backward_layout o, const char *workspace, ptrdiff_
                               ptrdiff_t to, ptrdiff_t row, ptrdiff_t end, ptrdiff_t strip,
                               real *dw) {
     ptrdiff_t block = gemm_block_size(n), first = strip * GEMM_STRIP;
-    const real *x = (const real *)(workspace + o.x_blocks) + row / GEMM_BLOCK * block;
+    gemm_rows x = {.x = (const real *)(workspace + o.x_blocks) + row / GEMM_BLOCK * block,
+                   .ld = 1,
+                   .runs = 1,
+                   .step = GEMM_BLOCK,
+                   .groups = 1,
+                   .block = block};
     gemm_columns dy = {(const real *)(workspace + o.dy_panels) + n * first, 0, n,
                        cn_min(GEMM_STRIP, o.m - first)};
-    ptrdiff_t at_once = cn_ceil_div(to - from, cn_ceil_div(to - from, DEPTH_COPIED));
-    for (ptrdiff_t l = from; l < to; l += at_once) {
-        gemm_rows rows = {.x = x + l * GEMM_BLOCK,
-                          .ld = 1,
-                          .runs = 1,
-                          .run_length = cn_min(at_once, to - l),
-                          .step = GEMM_BLOCK,
-                          .groups = 1,
-                          .block = block};
-        for (ptrdiff_t j = 0; j < dy.width; j += GEMM_NR) {
-            gemm_panel panel = gemm_panel_at(&dy, j);
-            panel.data += l * panel.pitch;
-            CN(gemm)(&rows, end - row, panel, cn_min(GEMM_NR, dy.width - j), dw + j, o.m,
-                     (gemm_epilogue){NULL, 0, l > from});
-        }
-    }
+    product_of_panels(x, end - row, dy, from, to, DEPTH_COPIED, dw, o.m);
 }
 
 /* A strip of dw^T, as rows of dw, summed over examples from .. to. */
@@ -548,7 +633,9 @@ static const cn_kernel backward = {
     .check = backward_check,
     .workspace = backward_workspace,
     .scratch = backward_scratch,
-    .stages = {{copy_chunks, copy_run}, {backward_chunks, backward_run}, {combine_chunks, combine}},
+    .stages = {{prepare_chunks, prepare_run},
+               {backward_chunks, backward_run},
+               {combine_chunks, combine}},
 };
 #undef CN_ARGS_TYPE
 
