@@ -342,6 +342,34 @@ CN_INLINE ivec v_not_finite(vec a) {
     return ((ivec)a & (bits)exponent) == (bits)exponent;
 }
 
+/* Whether arrays are finite, in four sums, none of which waits for another: 0 times a finite number
+ * is 0; times any other it is NaN, and a sum keeps that. */
+typedef struct {
+    vec zeros[4];
+} v_check;
+/* To x, unless it is NULL. */
+CN_INLINE void v_copy_checked(real *x, const real *from, ptrdiff_t n, v_check *o) {
+    ptrdiff_t i = 0;
+    for (; i + 4 * VL <= n; i += 4 * VL)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            vec values = v_load(from + i + j * VL);
+            o->zeros[j] += 0 * values;
+            if (x) v_store(x + i + j * VL, values);
+        }
+    for (; i < n; i += VL) {
+        vec values = v_load_n(from + i, n - i);
+        o->zeros[0] += 0 * values;
+        if (x) v_store_n(x + i, values, n - i);
+    }
+}
+CN_INLINE void v_check_finite(const real *x, ptrdiff_t n, v_check *o) {
+    v_copy_checked(NULL, x, n, o);
+}
+CN_INLINE int v_all_finite(v_check o) {
+    return !v_any(v_not_finite((o.zeros[0] + o.zeros[1]) + (o.zeros[2] + o.zeros[3])));
+}
+
 /* A vector's lanes as doubles. */
 typedef double wide __attribute__((vector_size(CN_VECTOR_BYTES), aligned(8), may_alias));
 enum { WIDES = sizeof(double) / sizeof(real) };

@@ -101,4 +101,13 @@ CASES = [
         {},
         _INDEX,
     ),
+    Case("one mean of an image", {"data": (6, 5, 7, 3), "mean": (1,), "scale": (3,)}, {}, _INDEX),
+    Case("a mean of many channels", {"data": (6, 2, 3, 67), "mean": (67,)}, {}, _INDEX),
+    Case("a mean of many features", {"data": (6, 205), "mean": (205,), "scale": (1,)}, {}, _INDEX),
+    Case(
+        "bytes, labels, a scale image",
+        {"data": Draw((6, 209), "bytes"), "labels": _LABELS, "mean": (1,), "scale": (209,)},
+        {"classes": 10},
+        _INDEX,
+    ),
 ]

@@ -39,46 +39,62 @@ CN_INLINE real per_255(uint8_t x) {
     return (real)x * most + (real)x * rest;
 }
 
-/* One example as reals; 0 if it holds NaN or infinity. */
-static int read_example(cn_tensor data, ptrdiff_t row, ptrdiff_t length, real *x) {
-    int finite = 1;
+/* `length` values as reals, from the data's element `at`, checked. */
+static void read_values(cn_tensor data, ptrdiff_t at, ptrdiff_t length, real *x, v_check *check) {
     if (data.type == CN_U8) {
-        const uint8_t *from = (const uint8_t *)data.data + row * length;
+        const uint8_t *from = (const uint8_t *)data.data + at;
         for (ptrdiff_t j = 0; j < length; j++) x[j] = per_255(from[j]);
-    } else if (data.type == CN_F64) {
-        const double *from = (const double *)data.data + row * length;
-        for (ptrdiff_t j = 0; j < length; j++) {
-            x[j] = (real)from[j];
-            finite &= __builtin_isfinite(x[j]);
-        }
-    } else {
-        const float *from = (const float *)data.data + row * length;
-        for (ptrdiff_t j = 0; j < length; j++) {
-            x[j] = (real)from[j];
-            finite &= __builtin_isfinite(x[j]);
-        }
+        return;
     }
-    return finite;
+    if (data.type == (CN_DOUBLE ? CN_F64 : CN_F32)) {
+        v_copy_checked(x, (const real *)data.data + at, length, check);
+        return;
+    }
+    if (data.type == CN_F64) {
+        const double *from = (const double *)data.data + at;
+        for (ptrdiff_t j = 0; j < length; j++) x[j] = (real)from[j];
+    } else {
+        const float *from = (const float *)data.data + at;
+        for (ptrdiff_t j = 0; j < length; j++) x[j] = (real)from[j];
+    }
+    v_check_finite(x, length, check);
 }
 
-/* x = x - mean or x * scale, the vector repeated over the example. */
-static void subtract(real *x, ptrdiff_t length, cn_tensor mean) {
-    const real *m = mean.data;
-    ptrdiff_t period = cn_elements(mean);
-    for (ptrdiff_t i = 0; i < length; i += period)
-        for (ptrdiff_t j = 0; j < period; j++) x[i + j] -= m[j];
+/* mean or scale, short ones repeated until that is whole vectors. */
+enum { SHORT = 64 };
+typedef struct {
+    const real *values;
+    ptrdiff_t period;
+} repeated;
+static repeated repeat(cn_tensor t, real *room) {
+    if (!cn_present(t)) return (repeated){NULL, 0};
+    ptrdiff_t period = cn_elements(t);
+    if (period > SHORT) return (repeated){t.data, period};
+    for (ptrdiff_t i = 0; i < VL; i++)
+        memcpy(room + i * period, t.data, (size_t)period * sizeof(real));
+    return (repeated){room, VL * period};
 }
-static void multiply(real *x, ptrdiff_t length, cn_tensor scale) {
-    const real *s = scale.data;
-    ptrdiff_t period = cn_elements(scale);
-    for (ptrdiff_t i = 0; i < length; i += period)
-        for (ptrdiff_t j = 0; j < period; j++) x[i + j] *= s[j];
+
+static void subtract(real *x, ptrdiff_t length, repeated mean) {
+    const real *m = mean.values;
+    for (; length > 0; length -= mean.period, x += mean.period)
+        V_EACH(j, 0, cn_min(length, mean.period),
+               v_store_n(x + j, v_load_n(x + j, some) - v_load_n(m + j, some), some));
+}
+static void multiply(real *x, ptrdiff_t length, repeated scale) {
+    const real *s = scale.values;
+    for (; length > 0; length -= scale.period, x += scale.period)
+        V_EACH(j, 0, cn_min(length, scale.period),
+               v_store_n(x + j, v_load_n(x + j, some) * v_load_n(s + j, some), some));
 }
 
 static void gather_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const gather_forward *a = args;
     ptrdiff_t length = cn_example(a->x), block = example_block(a->x);
+    real room[2][SHORT * VL];
+    const repeated mean = repeat(a->mean, room[0]), scale = repeat(a->scale, room[1]);
+    v_check check = {0};
     for (ptrdiff_t i = chunk * block; i < cn_min(step->n, (chunk + 1) * block); i++) {
         ptrdiff_t row = (ptrdiff_t)step->index[i];
         if (row < 0 || row >= a->data.shape[0] ||
@@ -87,15 +103,16 @@ static void gather_run(const void *args, const cn_step *step, ptrdiff_t chunk, v
             return;
         }
         real *x = (real *)a->x.data + i * length;
-        if (!read_example(a->data, row, length, x)) cn_fail(step, CN_BAD_INPUT);
-        if (cn_present(a->mean)) subtract(x, length, a->mean);
-        if (cn_present(a->scale)) multiply(x, length, a->scale);
+        read_values(a->data, row * length, length, x, &check);
+        if (mean.values) subtract(x, length, mean);
+        if (scale.values) multiply(x, length, scale);
         if (cn_present(a->labels)) {
             int64_t label = ((const int64_t *)a->labels.data)[row];
             if (label < 0 || label >= a->classes[0]) cn_fail(step, CN_BAD_LABEL);
             ((int64_t *)a->target.data)[i] = label;
         }
     }
+    if (!v_all_finite(check)) cn_fail(step, CN_BAD_INPUT);
 }
 
 static const char *output_check(const void *args) {

@@ -275,16 +275,10 @@ static void guard_run(const void *args, const cn_step *step, ptrdiff_t chunk, vo
         cn_fail(step, CN_NOT_FINITE_LOSS);
         return;
     }
-    const real *dw = a->dw.data;
-    ptrdiff_t end = cn_min((chunk + 1) * CHUNK, a->dw.shape[0]);
-    /* 0 times a finite number is 0; times any other it is NaN, and a sum keeps that. */
-    vec zeros[4] = {{0}};
-    ptrdiff_t i = chunk * CHUNK;
-    for (; i + 4 * VL <= end; i += 4 * VL)
-        for (int j = 0; j < 4; j++) zeros[j] += 0 * v_load(dw + i + j * VL);
-    for (; i < end; i += VL) zeros[0] += 0 * v_load_n(dw + i, end - i);
-    ivec bad = v_not_finite((zeros[0] + zeros[1]) + (zeros[2] + zeros[3]));
-    if (v_any(bad)) cn_fail(step, CN_NOT_FINITE_GRADIENT);
+    ptrdiff_t from = chunk * CHUNK, to = cn_min(from + CHUNK, a->dw.shape[0]);
+    v_check check = {0};
+    v_check_finite((const real *)a->dw.data + from, to - from, &check);
+    if (!v_all_finite(check)) cn_fail(step, CN_NOT_FINITE_GRADIENT);
 }
 
 #define CN_ARGS_TYPE sgd_update
