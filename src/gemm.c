@@ -39,8 +39,8 @@ CN_INLINE vec whole_of(half a) {
 
 /* Where 16 registers hold few sums, the rest of a step weighs more. So the loop takes two rows of a
  * panel a turn, which leaves a fifth less of it, and does not prefetch, except in the variant for
- * panels that come from far away. That shows where another hardware thread shares the core's
- * decoder. */
+ * panels or rows that come from far away. That shows where another hardware thread shares the
+ * core's decoder. */
 enum { FEW_REGISTERS = GEMM_NV == 2, STEPS = FEW_REGISTERS ? 2 : 1 };
 
 /* sums += a w, of one row. With 16 registers the compiler would otherwise move sums around, from
@@ -260,8 +260,10 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
     for (; count > 0; count--, next->tile++) {
         ptrdiff_t ask = 0, apart = VL;
         if (asks && FEW_REGISTERS) {
-            /* A line a turn: where a row is one, those of every other row, then the others. */
-            ask = panel->next - panel->data + next->tile % 2 * panel->pitch;
+            /* A line a turn, of the next panel or of x two tiles ahead: where a row is one, those
+             * of every other row, then the others. */
+            ask = (o->follows ? next->x + 2 * rows * o->x->ld : panel->next) - panel->data;
+            ask += next->tile % 2 * panel->pitch;
         } else if (asks && nv == GEMM_NV && o->follows) {
             /* Every fourth line of x, four tiles ahead; the next tile takes the lines between. */
             ask = next->x + 4 * rows * o->x->ld - panel->data;
@@ -358,10 +360,10 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
     /* Done before a line comes from memory. What follows a product's rows is mostly next, too. */
     int few_terms = g->groups * g->runs * g->run_length <= 64;
     int asks = panel.next && g->step == 1;
-    int second = FEW_REGISTERS ? asks : HALVES && last <= VL / 2;
     _Alignas(64) real aside[ACCUMULATORS * VL];
     int in_order = g->groups * g->runs == 1 && g->step == 1 && g->ld == g->run_length;
     int follows = g->far && in_order && g->run_length <= FAR_TERMS && !panel.next;
+    int second = FEW_REGISTERS ? asks || follows : HALVES && last <= VL / 2;
     product o = {g, panel, last, ldy, &epilogue, few_terms ? 2 : 0, plain, aside, follows};
     ptrdiff_t at_once = g->block ? GEMM_BLOCK : m;
     for (ptrdiff_t i = 0; i < m; i += at_once)

@@ -36,7 +36,7 @@ typedef struct {
     ptrdiff_t group_stride;
     ptrdiff_t block;  /* from block to block of rows, or 0: they lie in none */
     int far;          /* whether they come from memory: where they follow each other, tiles ask for
-                         some that are to come, with 32 registers */
+                         some that are to come */
     ptrdiff_t passed; /* rows of w between groups that meet none of x */
 } gemm_rows;
 
