@@ -4,7 +4,7 @@
  * stays in place it may be far away, in another core's cache. A tile of one vector a row has no
  * register left for that. The other tiles ask for what they have: a branch would cost more. */
 enum { PANEL_AHEAD = 24 };
-/* Longer rows would drive each other out of the first cache. */
+/* Asking ahead for longer rows gains nothing: at a line a term a tile fetches what caches hold. */
 enum { FAR_TERMS = 1024 };
 
 /* Where the last vector of a row holds little, half a vector is multiplied in half the time. */

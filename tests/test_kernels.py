@@ -57,6 +57,29 @@ def test_gradient_of_weights_whose_panels_read_much_is_exact(isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+def test_gradient_of_inputs_has_the_same_bits_made_across_or_not(dtype, isa):
+    """dx^T = w dy^T of few examples, dx = dy w^T of more."""
+    random = np.random.default_rng(0)
+    dy, x, w = (
+        random.standard_normal(s).astype(dtype) for s in ((129, 1100), (129, 300), (300, 1100))
+    )
+    many = ops.affine.backward(dy=dy, x=x, w=w, isa=isa)["dx"]
+    for n in (15, 16, 17, 31, 64, 79, 128):
+        few = ops.affine.backward(dy=dy[:n], x=x[:n], w=w, isa=isa)["dx"]
+        assert few.tobytes() == many[:n].tobytes(), n
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_gradient_of_very_many_inputs_is_exact(isa):
+    """Sums of small whole numbers, in the largest blocks."""
+    random = np.random.default_rng(0)
+    dy, w = (random.integers(-3, 4, s).astype("float32") for s in ((16, 128), (8200, 128)))
+    dx = ops.affine.backward(dy=dy, x=np.zeros((16, 8200), "float32"), w=w, isa=isa)["dx"]
+    np.testing.assert_array_equal(dx, dy @ w.T)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     ("c", "s", "k", "stride", "padding", "lying"),
     [
@@ -328,6 +351,35 @@ def test_a_channel_does_not_feel_those_beside_it(problem, dtype, isa):
         some = {name: np.ascontiguousarray(a[..., :count]) for name, a in given.items()}
         for name, array in selfcheck.compute(problem, some, isa, 1).items():
             assert array.tobytes() == whole[name][..., :count].tobytes(), (name, count)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("kept", selfcheck.DTYPES)
+@pytest.mark.parametrize("length", [5, 64, 131])
+def test_data_of_either_precision_enter_a_net_of_either(length, kept, dtype, isa):
+    data = np.random.default_rng(0).standard_normal((4, length)).astype(kept)
+    mean = np.zeros(1, dtype)
+    x = ops.gather.forward(data=data, index=[2, 0], mean=mean, classes=1, isa=isa)["x"]
+    assert x.tobytes() == data[[2, 0]].astype(dtype).tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_not_finite_is_found_wherever_it_stands(bad, dtype, isa):
+    mean, loss = np.zeros(1, dtype), np.array(1.0)
+    values = {kept: np.ones((1, 147), kept) for kept in selfcheck.DTYPES}
+    ops.guard.forward(loss=loss, dw=values[dtype][0], isa=isa)
+    for place in range(147):
+        for array in values.values():
+            array[0, place] = bad
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                ops.gather.forward(data=array, index=[0], mean=mean, classes=1, isa=isa)
+        with pytest.raises(FloatingPointError, match="gradient is not finite"):
+            ops.guard.forward(loss=loss, dw=values[dtype][0], isa=isa)
+        for array in values.values():
+            array[0, place] = 1
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -201,6 +201,25 @@ def test_wide_layers_serve_every_batch_up_to_their_capacity(n, capacity, d, m):
     assert bits[0] == bits[1]
 
 
+@pytest.mark.parametrize("frozen", ["none", "2"])
+@pytest.mark.parametrize(("n", "capacity"), [(16, 200), (16, 32), (31, 33)])
+def test_gradients_across_serve_every_batch_up_to_their_capacity(n, capacity, frozen):
+    """The second layer's gradient of its input is made across of n examples, with and without one
+    of its weights, but not where a plan has more examples than outputs allow."""
+    random = np.random.RandomState(0)
+    x = random.standard_normal((n, 20)).astype("float32")
+    y = random.randint(0, 4, n)
+    net = [cnn.Affine(300), cnn.ReLU(), cnn.Affine(300), cnn.ReLU(), cnn.Affine(4)]
+    bits = []
+    for batch_size in (n, capacity):
+        model = cnn.Model(net, (20,))
+        if frozen != "none":
+            model.freeze(frozen)
+        cnn.Solver(model, update=cnn.Momentum(1e-2), batch_size=batch_size).step(x, y)
+        bits.append(model.digest())
+    assert bits[0] == bits[1]
+
+
 @pytest.mark.parametrize("n", [1, 3, 17])
 def test_large_images_serve_every_batch_up_to_their_capacity(n):
     """Of a few the gradient of the filters is made in parts, and so are results."""

@@ -108,7 +108,8 @@ def _beside_a_neighbour(
 
 
 def _single_steps(run: timing.Run) -> list[float]:
-    """Warm in both cases: a first step after a pause is as long as ten, neighbour or not."""
+    """Warm in both cases: a first step after a pause is as long as ten, neighbour or not. The
+    neighbour's first moments are therefore not among them."""
     for _ in range(5):
         run(1)
     return [run(1) for _ in range(STEPS)]

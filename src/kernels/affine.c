@@ -248,8 +248,8 @@ static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chu
 }
 
 /* Backward: stage 0 copies what dw's sums would read again and again, columns of x to blocks and dy
- * to panels, where that pays. Stage 1 makes dx, dw and db, or parts of the sums over a long batch,
- * which stage 2 adds up. */
+ * to panels, where that pays, and turns dy around where dx is made across. Stage 1 makes dx, dw and
+ * db, or parts of the sums over a long batch, which stage 2 adds up. */
 
 typedef struct {
     ptrdiff_t d, m;
@@ -287,6 +287,9 @@ enum { MOST_TRANSPOSED = 12 };
  * bits, meets rows of w as they stand, and what is turned around is dy, once, and the result: less
  * by far of few examples and long sums, where examples fill vectors as well as inputs do. */
 enum { MOST_ACROSS = 128, LONG_ACROSS = 8, LEAST_ACROSS = 256, DEPTH_ACROSS = 2 * DEPTH };
+static ptrdiff_t most_across(ptrdiff_t d, ptrdiff_t m) {
+    return d >= LEAST_ACROSS ? cn_min(MOST_ACROSS, m / LONG_ACROSS) : 0;
+}
 
 static backward_layout layout_of(const affine_backward *a) {
     backward_layout o;
@@ -322,9 +325,7 @@ static backward_layout layout_of(const affine_backward *a) {
     ptrdiff_t blocks = o.copies ? cn_ceil_div(o.d, GEMM_BLOCK) * gemm_block_size(n) : 0;
     o.dy_panels = o.x_blocks + cn_round_up(blocks * bytes, 64);
     o.dy_across = o.dy_panels + cn_round_up((o.copies ? gemm_packed_size(n, o.m) : 0) * bytes, 64);
-    ptrdiff_t across = cn_present(a->dx) && o.d >= LEAST_ACROSS
-                           ? cn_min(cn_min(n, MOST_ACROSS), o.m / LONG_ACROSS)
-                           : 0;
+    ptrdiff_t across = cn_present(a->dx) ? cn_min(n, most_across(o.d, o.m)) : 0;
     o.bytes = o.dy_across + gemm_packed_size(o.m, across) * bytes;
     return o;
 }
@@ -333,19 +334,19 @@ static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) {
     return cn_clamp(n / PART, 1, o.parts);
 }
 
-static int goes_across(backward_layout o, ptrdiff_t n) {
-    return n <= MOST_ACROSS && n * LONG_ACROSS <= o.m && o.d >= LEAST_ACROSS &&
-           16 * n >= 15 * cn_round_up(n, VL) && !dots_pay(n, o.m);
-}
-
 /* Blocks and strips of dx: of examples and inputs, or across, of inputs and examples. */
 typedef struct {
+    int across;
     ptrdiff_t rows, columns, blocks, strips;
 } dx_cut;
 static dx_cut dx_cut_of(backward_layout o, ptrdiff_t n) {
-    if (goes_across(o, n))
-        return (dx_cut){o.d, n, cn_ceil_div(o.d, cn_clamp(o.d / 32, 32, ROWS)), gemm_strips(n)};
-    return (dx_cut){n, o.d, row_blocks(n, gemm_strips(o.d), o.m), gemm_strips(o.d)};
+    enum { LEAST_ROWS = 32, MOST_BLOCKS = 32 };
+    int vectors_are_full = 16 * n >= 15 * cn_round_up(n, VL);
+    if (n <= most_across(o.d, o.m) && vectors_are_full && !dots_pay(n, o.m)) {
+        ptrdiff_t rows = cn_clamp(o.d / MOST_BLOCKS, LEAST_ROWS, ROWS);
+        return (dx_cut){1, o.d, n, cn_ceil_div(o.d, rows), gemm_strips(n)};
+    }
+    return (dx_cut){0, n, o.d, row_blocks(n, gemm_strips(o.d), o.m), gemm_strips(o.d)};
 }
 
 static ptrdiff_t dx_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
@@ -379,8 +380,12 @@ static ptrdiff_t copy_chunks(const void *args, ptrdiff_t n) {
     return layout_of(args).copies ? cn_ceil_div(n, ROWS_COPIED) : 0;
 }
 
+/* Terms of a panel of dy^T that a chunk turns around. */
+enum { TURNED = 128 };
+
 static ptrdiff_t turn_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
-    return cn_present(a->dx) && goes_across(o, n) ? gemm_panels(n) * cn_ceil_div(o.m, DEPTH) : 0;
+    int across = cn_present(a->dx) && dx_cut_of(o, n).across;
+    return across ? gemm_panels(n) * cn_ceil_div(o.m, TURNED) : 0;
 }
 
 static ptrdiff_t prepare_chunks(const void *args, ptrdiff_t n) {
@@ -389,11 +394,11 @@ static ptrdiff_t prepare_chunks(const void *args, ptrdiff_t n) {
 
 /* A piece of a panel of dy^T. */
 static void turn_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk) {
-    ptrdiff_t panels = gemm_panels(n), j = chunk % panels * GEMM_NR, l = chunk / panels * DEPTH;
+    ptrdiff_t panels = gemm_panels(n), j = chunk % panels * GEMM_NR, l = chunk / panels * TURNED;
     ptrdiff_t width = cn_min(GEMM_NR, n - j);
     real *panel = (real *)((char *)a->head.workspace + o.dy_across) + o.m * j;
     CN(gemm_pack)(panel + l * cn_round_up(width, VL), (const real *)a->dy.data + j * o.m + l, 1,
-                  o.m, cn_min(DEPTH, o.m - l), width);
+                  o.m, cn_min(TURNED, o.m - l), width);
 }
 
 static void prepare_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
@@ -424,7 +429,8 @@ static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
     return dx_chunks(a, o, n) + dw_chunks(a, o, n) + (cn_present(a->db) ? reduce_parts(n) : 0);
 }
 
-/* y = x right: some rows of x, the panels of a strip, and what of the depth lies from .. to. */
+/* y = x right: some rows of x, the panels of a strip, and what of the depth lies from .. to, at
+ * most so much of it at a time. */
 static void product_of_panels(gemm_rows x, ptrdiff_t rows, gemm_columns right, ptrdiff_t from,
                               ptrdiff_t to, ptrdiff_t most, real *y, ptrdiff_t pitch) {
     ptrdiff_t at_once = cn_ceil_div(to - from, cn_ceil_div(to - from, most));
@@ -441,11 +447,12 @@ static void product_of_panels(gemm_rows x, ptrdiff_t rows, gemm_columns right, p
     }
 }
 
-/* to[j][i] = from[i][j], from's rows a strip apart. */
+/* to[j][i] = from[i][j], from's rows a strip apart. Whole squares of vectors are read, also of what
+ * lies beyond. */
 static void turn_around(real *to, ptrdiff_t pitch, const real *from, ptrdiff_t rows,
                         ptrdiff_t columns) {
-    for (ptrdiff_t i = 0; i < rows; i += VL)
-        for (ptrdiff_t j = 0; j < columns; j += VL) {
+    for (ptrdiff_t j = 0; j < columns; j += VL)
+        for (ptrdiff_t i = 0; i < rows; i += VL) {
             vec v[VL];
 #pragma GCC unroll 16
             for (int k = 0; k < VL; k++) v[k] = v_load(from + (i + k) * GEMM_STRIP + j);
@@ -477,7 +484,7 @@ static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
     place at = place_of(chunk, cut.rows, cut.columns, cut.blocks, cut.strips);
     ptrdiff_t from = cn_part(cut.rows, cut.blocks, at.block);
     ptrdiff_t to = cn_part(cut.rows, cut.blocks, at.block + 1);
-    if (goes_across(o, n)) {
+    if (cut.across) {
         dx_across(a, o, n, at.strip, from, to, scratch);
         return;
     }
