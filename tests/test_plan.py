@@ -204,8 +204,8 @@ def test_wide_layers_serve_every_batch_up_to_their_capacity(n, capacity, d, m):
 @pytest.mark.parametrize("frozen", ["none", "2"])
 @pytest.mark.parametrize(("n", "capacity"), [(16, 200), (16, 32), (31, 33)])
 def test_gradients_across_serve_every_batch_up_to_their_capacity(n, capacity, frozen):
-    """The second layer's gradient of its input is made across of n examples, with and without one
-    of its weights, but not where a plan has more examples than outputs allow."""
+    """The second layer's gradient of its input is made across of n examples, whether or not it
+    would be of as many as the plan has room for, with one of its weights and without."""
     random = np.random.RandomState(0)
     x = random.standard_normal((n, 20)).astype("float32")
     y = random.randint(0, 4, n)

@@ -285,7 +285,9 @@ enum { MOST_TRANSPOSED = 12 };
 
 /* dx = dy w^T meets w by columns, which packing has to turn around. dx^T = w dy^T, to the same
  * bits, meets rows of w as they stand, and what is turned around is dy, once, and the result: less
- * by far of few examples and long sums, where examples fill vectors as well as inputs do. */
+ * by far of few examples and long sums, where examples fill vectors as well as inputs do. Sums are
+ * not cut as far as tiles ask ahead for rows (FAR_TERMS in gemm.c), which then follow each other.
+ */
 enum { MOST_ACROSS = 128, LONG_ACROSS = 8, LEAST_ACROSS = 256, DEPTH_ACROSS = 2 * DEPTH };
 static ptrdiff_t most_across(ptrdiff_t d, ptrdiff_t m) {
     return d >= LEAST_ACROSS ? cn_min(MOST_ACROSS, m / LONG_ACROSS) : 0;
@@ -376,8 +378,8 @@ static ptrdiff_t backward_workspace(const void *args) { return layout_of(args).b
  * each block and panel. */
 enum { ROWS_COPIED = 16 };
 
-static ptrdiff_t copy_chunks(const void *args, ptrdiff_t n) {
-    return layout_of(args).copies ? cn_ceil_div(n, ROWS_COPIED) : 0;
+static ptrdiff_t copy_chunks(backward_layout o, ptrdiff_t n) {
+    return o.copies ? cn_ceil_div(n, ROWS_COPIED) : 0;
 }
 
 /* Terms of a panel of dy^T that a chunk turns around. */
@@ -389,7 +391,8 @@ static ptrdiff_t turn_chunks(const affine_backward *a, backward_layout o, ptrdif
 }
 
 static ptrdiff_t prepare_chunks(const void *args, ptrdiff_t n) {
-    return copy_chunks(args, n) + turn_chunks(args, layout_of(args), n);
+    backward_layout o = layout_of(args);
+    return copy_chunks(o, n) + turn_chunks(args, o, n);
 }
 
 /* A piece of a panel of dy^T. */
@@ -405,7 +408,7 @@ static void prepare_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     (void)scratch;
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
-    ptrdiff_t n = step->n, copies = copy_chunks(a, n);
+    ptrdiff_t n = step->n, copies = copy_chunks(o, n);
     if (chunk >= copies) {
         turn_run(a, o, n, chunk - copies);
         return;
@@ -554,6 +557,7 @@ static void transposed_dw(const affine_backward *a, backward_layout o, ptrdiff_t
     product((matrix){(const real *)a->dy.data + from * o.m, 1, o.m},
             (matrix){(const real *)a->x.data + from * o.d, o.d, 1}, to - from, o.d, strip, NULL, 0,
             sums, GEMM_STRIP, 0, o.m, scratch);
+    /* One by one: of few outputs the squares of turn_around would be mostly empty. */
     for (ptrdiff_t j = 0; o.m > 1 && j < o.m; j++)
         for (ptrdiff_t i = 0; i < rows; i++) dw[i * o.m + j] = sums[j * GEMM_STRIP + i];
 }
