@@ -32,9 +32,13 @@ CN_INLINE half low_half(vec a) {
 #endif
 }
 CN_INLINE vec whole_of(half a) {
-    vec whole = {0};
-    memcpy(&whole, &a, sizeof a);
-    return whole;
+#if CN_VECTOR_BYTES != 64
+    return a;
+#elif CN_DOUBLE
+    return (vec)_mm512_zextpd256_pd512((__m256d)a);
+#else
+    return (vec)_mm512_zextps256_ps512((__m256)a);
+#endif
 }
 
 /* Where 16 registers hold few sums, the rest of a step weighs more. So the loop takes two rows of a
