@@ -102,7 +102,7 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
     for (int i = 0; i < rows; i++) {
         const real *a = row[i / shared] + i % shared * ld + at;
         a = (const real *)((const char *)a + index);
-        if (halved && whole) {
+        if (halved && whole && (whole > 1 || i % 2)) {
             vec all = v_set(*a);
             ONE_REGISTER(all);
 #pragma GCC unroll 4
@@ -413,18 +413,20 @@ CN_INLINE void ask_row(const real *row, ptrdiff_t width) {
 
 void CN(gemm_pack_rows)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t from, ptrdiff_t to,
                         ptrdiff_t depth, ptrdiff_t width) {
+    /* The last panel's columns that fill no panel, and those that fill no vector, or one. */
+    ptrdiff_t wide = width - width % GEMM_NR, rest = width - wide;
+    ptrdiff_t before = cn_ceil_div(rest, VL) * VL - VL, last = rest - before;
     for (ptrdiff_t l = from; l < to; l++) {
-        const real *line = w + l * row;
-        ask_row(line + ROWS_AHEAD * row, width);
-        for (ptrdiff_t first = 0; first < width; first += GEMM_NR) {
-            ptrdiff_t end = cn_min(GEMM_NR, width - first);
-            const real *in = line + first;
-            real *out = packed + depth * first + l * cn_round_up(end, VL);
-            if (end == GEMM_NR)
-                for (int j = 0; j < GEMM_NR; j += VL) v_store(out + j, v_load(in + j));
-            else
-                V_EACH(j, 0, end, v_store(out + j, v_load_n(in + j, some)));
+        const real *in = w + l * row;
+        ask_row(in + ROWS_AHEAD * row, width);
+        for (ptrdiff_t first = 0; first < wide; first += GEMM_NR, in += GEMM_NR) {
+            real *out = packed + depth * first + l * GEMM_NR;
+            for (int j = 0; j < GEMM_NR; j += VL) v_store(out + j, v_load(in + j));
         }
+        if (rest == 0) continue;
+        real *out = packed + depth * wide + l * (before + VL);
+        for (ptrdiff_t j = 0; j < before; j += VL) v_store(out + j, v_load(in + j));
+        v_store(out + before, v_load_n(in + before, last));
     }
 }
 
