@@ -31,13 +31,14 @@ CN_INLINE half low_half(vec a) {
     return __builtin_shufflevector(a, a, 0, 1, 2, 3, 4, 5, 6, 7);
 #endif
 }
+/* What is in the other half then is not stored. */
 CN_INLINE vec whole_of(half a) {
 #if CN_VECTOR_BYTES != 64
     return a;
 #elif CN_DOUBLE
-    return (vec)_mm512_zextpd256_pd512((__m256d)a);
+    return (vec)_mm512_castpd256_pd512((__m256d)a);
 #else
-    return (vec)_mm512_zextps256_ps512((__m256)a);
+    return (vec)_mm512_castps256_ps512((__m256)a);
 #endif
 }
 
@@ -121,12 +122,24 @@ typedef struct {
     gemm_panel panel;
     ptrdiff_t last; /* columns of the last vector */
     ptrdiff_t ldy;
-    const gemm_epilogue *epilogue;
+    const real *bias; /* whole vectors of it, or NULL */
+    int relu, accumulate;
     ptrdiff_t ahead; /* lines of y are asked for so many tiles ahead */
-    int plain;       /* results are whole vectors, and stored as they are */
-    real *aside;     /* otherwise tiles begin and end here: `fetch` fills it, `finish` reads it */
-    int follows;     /* whether to ask for rows that follow, where there is no panel to ask for */
+    real *aside; /* where tiles begin and end whose last vector cannot be stored as it is: `fetch`
+                    fills it, `put` reads it; or NULL */
+    int follows; /* whether to ask for rows that follow, where there is no panel to ask for */
 } product;
+
+/* The last vector of a row: with masks, what there is of it. */
+#if defined(CN_AVX512)
+enum { MASKS = 1 };
+#define LOAD_LAST(p, last) v_load_masked(p, last)
+#define STORE_LAST(p, a, last) v_store_masked(p, a, last)
+#else
+enum { MASKS = 0 };
+#define LOAD_LAST(p, last) v_load(p)
+#define STORE_LAST(p, a, last) v_store(p, a)
+#endif
 
 static __attribute__((noinline)) void fetch(const product *o, ptrdiff_t rows, ptrdiff_t nv,
                                             const real *y) {
@@ -135,30 +148,11 @@ static __attribute__((noinline)) void fetch(const product *o, ptrdiff_t rows, pt
             v_store(o->aside + (i * nv + j) * VL,
                     v_load_n(y + i * o->ldy + j * VL, j < nv - 1 ? VL : o->last));
 }
-CN_INLINE void finish_column(const int relu, const product *o, ptrdiff_t rows, ptrdiff_t some,
-                             vec bias, const real *aside, ptrdiff_t pitch, real *y) {
-    for (ptrdiff_t i = 0; i < rows; i++, aside += pitch, y += o->ldy) {
-        vec out = v_load(aside) + bias;
-        v_store_n(y, relu ? v_relu(out) : out, some);
-    }
-}
-static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, ptrdiff_t nv,
-                                             real *y) {
-    const gemm_epilogue *e = o->epilogue;
-    const real *aside = o->aside;
-    for (ptrdiff_t j = 0; j < nv; j++, aside += VL, y += VL) {
-        ptrdiff_t some = j < nv - 1 ? VL : o->last;
-        /* -0 leaves every sum as it is, as where there is nothing to add. */
-        vec bias = e->bias ? v_load_n(e->bias + j * VL, some) : v_set((real)-0.0);
-        if (some < VL && e->relu)
-            finish_column(1, o, rows, some, bias, aside, nv * VL, y);
-        else if (some < VL)
-            finish_column(0, o, rows, some, bias, aside, nv * VL, y);
-        else if (e->relu)
-            finish_column(1, o, rows, VL, bias, aside, nv * VL, y);
-        else
-            finish_column(0, o, rows, VL, bias, aside, nv * VL, y);
-    }
+static __attribute__((noinline)) void put(const product *o, ptrdiff_t rows, ptrdiff_t nv, real *y) {
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < nv; j++)
+            v_store_n(y + i * o->ldy + j * VL, v_load(o->aside + (i * nv + j) * VL),
+                      j < nv - 1 ? VL : o->last);
 }
 
 /* `what`, for each vector j of each row of a tile, which begins at `at`. Row pointers are made for
@@ -174,6 +168,15 @@ static __attribute__((noinline)) void finish(const product *o, ptrdiff_t rows, p
             if (i % 3 == 0) __asm__("" : "+r"(third_));                                            \
             real *at = third_ + i % 3 * pitch_;                                                    \
             _Pragma("GCC unroll 4") for (int j = 0; j < (nv); j++) { what; }                       \
+        }                                                                                          \
+    } while (0)
+
+/* `what`, for each vector j of each row i; of a column after the other, which may have something in
+ * common. */
+#define EACH_SUM(rows, nv, what)                                                                   \
+    do {                                                                                           \
+        _Pragma("GCC unroll 4") for (int j = 0; j < (nv); j++) {                                   \
+            _Pragma("GCC unroll 24") for (int i = 0; i < (rows); i++) { what; }                    \
         }                                                                                          \
     } while (0)
 
@@ -195,12 +198,14 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
     const int shared = !indexed ? 3 : in_place ? 1 : rows, pointers = (rows + shared - 1) / shared;
     const ptrdiff_t pitch = o->panel.pitch;
     const real *restrict panel = o->panel.data;
-    real *to = o->plain ? y : o->aside;
-    ptrdiff_t ldy = o->plain ? o->ldy : nv * VL;
+    const ptrdiff_t last = o->last;
+    real *to = o->aside ? o->aside : y;
+    ptrdiff_t ldy = o->aside ? nv * VL : o->ldy;
 
-    if (o->epilogue->accumulate) {
-        if (!o->plain) fetch(o, rows, nv, y);
-        EACH_VECTOR(rows, nv, to, ldy, sum[i][j] = v_load(at + j * VL));
+    if (o->accumulate) {
+        if (o->aside) fetch(o, rows, nv, y);
+        EACH_VECTOR(rows, nv, to, ldy,
+                    sum[i][j] = j < nv - 1 ? v_load(at + j * VL) : LOAD_LAST(at + j * VL, last));
     } else {
         /* Lines of y that are asked for now are there when their tile's sums are. */
         EACH_VECTOR(rows, nv, y + o->ahead * rows * o->ldy, o->ldy, {
@@ -244,8 +249,18 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         }
     }
 
-    EACH_VECTOR(rows, nv, to, ldy, v_store(at + j * VL, j < whole ? sum[i][j] : whole_of(low[i])));
-    if (!o->plain) finish(o, rows, nv, y);
+    if (halved)
+#pragma GCC unroll 24
+        for (int i = 0; i < rows; i++) sum[i][whole] = whole_of(low[i]);
+    if (o->bias) EACH_SUM(rows, nv, sum[i][j] += v_load(o->bias + j * VL));
+    if (o->relu) EACH_SUM(rows, nv, sum[i][j] = v_relu(sum[i][j]));
+    EACH_VECTOR(rows, nv, to, ldy, {
+        if (j < nv - 1)
+            v_store(at + j * VL, sum[i][j]);
+        else
+            STORE_LAST(at + j * VL, sum[i][j], last);
+    });
+    if (o->aside) put(o, rows, nv, y);
 }
 
 /* Accumulators of the largest tile, of nv vectors each row. */
@@ -360,15 +375,26 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
 #endif
     };
     ptrdiff_t nv = cn_ceil_div(width, VL), last = width - (nv - 1) * VL;
-    int plain = last == VL && !epilogue.bias && !epilogue.relu;
     /* Done before a line comes from memory. What follows a product's rows is mostly next, too. */
     int few_terms = g->groups * g->runs * g->run_length <= 64;
     int asks = panel.next && g->step == 1;
-    _Alignas(64) real aside[ACCUMULATORS * VL];
+    _Alignas(64) real aside[MASKS ? 1 : ACCUMULATORS * VL], bias[GEMM_NR];
+    if (epilogue.bias && last < VL)
+        for (ptrdiff_t j = 0; j < nv; j++)
+            v_store(bias + j * VL, v_load_n(epilogue.bias + j * VL, width - j * VL));
     int in_order = g->groups * g->runs == 1 && g->step == 1 && g->ld == g->run_length;
     int follows = g->far && in_order && g->run_length <= FAR_TERMS && !panel.next;
     int second = FEW_REGISTERS ? asks || follows : HALVES && last <= VL / 2;
-    product o = {g, panel, last, ldy, &epilogue, few_terms ? 2 : 0, plain, aside, follows};
+    product o = {.x = g,
+                 .panel = panel,
+                 .last = last,
+                 .ldy = ldy,
+                 .bias = epilogue.bias && last < VL ? bias : epilogue.bias,
+                 .relu = epilogue.relu,
+                 .accumulate = epilogue.accumulate,
+                 .ahead = few_terms ? 2 : 0,
+                 .aside = MASKS || last == VL ? NULL : aside,
+                 .follows = follows};
     ptrdiff_t at_once = g->block ? GEMM_BLOCK : m;
     for (ptrdiff_t i = 0; i < m; i += at_once)
         panels[nv - 1][second](&o, g->x + i / at_once * g->block, cn_min(at_once, m - i),

@@ -90,12 +90,27 @@ CN_INLINE real v_sum(vec a) {
 #elif defined(CN_AVX2)
 #define V_MASK(n) ((__m256i)((bits)(n) > v_lanes()))
 #endif
+#if defined(CN_AVX512)
+/* Of n from 1 to VL; v_load_n and v_store_n ask whether that is all. */
+CN_INLINE vec v_load_masked(const real *p, ptrdiff_t n) {
+#if CN_DOUBLE
+    return (vec)_mm512_maskz_loadu_pd((__mmask8)V_MASK(n), p);
+#else
+    return (vec)_mm512_maskz_loadu_ps(V_MASK(n), p);
+#endif
+}
+CN_INLINE void v_store_masked(real *p, vec a, ptrdiff_t n) {
+#if CN_DOUBLE
+    _mm512_mask_storeu_pd(p, (__mmask8)V_MASK(n), (__m512d)a);
+#else
+    _mm512_mask_storeu_ps(p, V_MASK(n), (__m512)a);
+#endif
+}
+#endif
 CN_INLINE vec v_load_n(const real *p, ptrdiff_t n) {
     if (n >= VL) return v_load(p);
-#if defined(CN_AVX512) && CN_DOUBLE
-    return (vec)_mm512_maskz_loadu_pd((__mmask8)V_MASK(n), p);
-#elif defined(CN_AVX512)
-    return (vec)_mm512_maskz_loadu_ps(V_MASK(n), p);
+#if defined(CN_AVX512)
+    return v_load_masked(p, n);
 #elif defined(CN_AVX2) && CN_DOUBLE
     return (vec)_mm256_maskload_pd(p, V_MASK(n));
 #elif defined(CN_AVX2)
@@ -111,10 +126,8 @@ CN_INLINE void v_store_n(real *p, vec a, ptrdiff_t n) {
         v_store(p, a);
         return;
     }
-#if defined(CN_AVX512) && CN_DOUBLE
-    _mm512_mask_storeu_pd(p, (__mmask8)V_MASK(n), (__m512d)a);
-#elif defined(CN_AVX512)
-    _mm512_mask_storeu_ps(p, V_MASK(n), (__m512)a);
+#if defined(CN_AVX512)
+    v_store_masked(p, a, n);
 #else
     /* By halves: the masked store of AVX2 takes some processors a dozen cycles. */
 #pragma GCC unroll 4
