@@ -378,15 +378,16 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
             geometry under = one_row ? piece_of_y(*g, at, some) : *g;
             gemm_rows pixels =
                 dw_pixels(&under, o.turned, x + image * example, images, p0, rows, scratch, &line);
-            const real *gradients = dy + (image * g->p * g->q + at * unit) * g->k;
+            ptrdiff_t before = image * g->p * g->q + at * unit, count = images * some * unit;
+            const real *gradients = dy + before * g->k;
             if (o.turned) {
                 turned_dw(&under, pixels, line, p0, gradients, sums);
                 continue;
             }
             for (ptrdiff_t j = columns.from; j < columns.to; j += GEMM_STRIP) {
                 gemm_columns strip = CN(gemm_columns_of)(
-                    packed, gradients + j, g->k, 1, images * some * unit,
-                    cn_min(GEMM_STRIP, columns.to - j), weights.to - weights.from, 0);
+                    packed, gradients + j, g->k, 1, count, cn_min(GEMM_STRIP, columns.to - j),
+                    weights.to - weights.from, n * g->p * g->q - before - count);
                 for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
                     ptrdiff_t width = cn_min(GEMM_NR, strip.width - i);
                     real *out = direct ? dw + j + i : sums + o.filter_rows * (j + i);

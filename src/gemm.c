@@ -495,10 +495,14 @@ void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, p
  * fits the first cache, wherever its rows lie. */
 enum { FEW_ROWS = 4 * VL, SMALL = (16 << 10) / (int)sizeof(real) };
 
+int CN(gemm_columns_stay)(ptrdiff_t row, ptrdiff_t depth, ptrdiff_t m) {
+    return gemm_rows_near(row) || m <= FEW_ROWS || depth * row <= SMALL;
+}
+
 gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
-                                 ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, int more) {
-    int stays = gemm_rows_near(row) || m <= FEW_ROWS || depth * row <= SMALL;
-    if (column == 1 && (width % VL == 0 || (more && row >= VL)) && stays)
+                                 ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, ptrdiff_t more) {
+    if (column == 1 && more >= gemm_rows_to_fill(row, width) &&
+        CN(gemm_columns_stay)(row, depth, m))
         return (gemm_columns){w, row, depth, width};
     CN(gemm_pack)(packed, w, row, column, depth, width);
     return (gemm_columns){packed, 0, depth, width};

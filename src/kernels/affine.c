@@ -42,6 +42,10 @@ typedef struct {
     ptrdiff_t row, column;
 } matrix;
 
+/* Where w's columns fill no vector, its last row cannot stay where it is. Of so many rows it comes
+ * by itself, so that the others can. */
+enum { LAST_APART = 128 };
+
 /* y = x w + bias: rows from .. to of x, all of the depth, and one strip of w's columns. x is
  * (rows, depth) with one step 1; y begins with row `from` and the strip. */
 static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t strip,
@@ -50,8 +54,12 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
     ptrdiff_t most = x.column == 1 ? DEPTH : DEPTH_BY_COLUMNS;
     ptrdiff_t at_once = cn_ceil_div(depth, cn_ceil_div(depth, most));
     ptrdiff_t first = strip * GEMM_STRIP, width = cn_min(GEMM_STRIP, columns - first);
-    for (ptrdiff_t l = 0; l < depth; l += at_once) {
-        ptrdiff_t some = cn_min(at_once, depth - l);
+    ptrdiff_t apart = w.column == 1 ? gemm_rows_to_fill(w.row, width) : 0;
+    for (ptrdiff_t l = 0, some; l < depth; l += some) {
+        some = cn_min(at_once, depth - l);
+        if (l + some == depth && some >= LAST_APART &&
+            CN(gemm_columns_stay)(w.row, some, to - from))
+            some -= apart;
         int last = l + some == depth;
         gemm_rows rows = {.x = x.data + from * x.row + l * x.column,
                           .ld = x.row,
@@ -60,8 +68,8 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                           .step = x.column,
                           .groups = 1};
         const real *right = w.data + l * w.row + first * w.column;
-        gemm_columns met =
-            CN(gemm_columns_of)(packed, right, w.row, w.column, some, width, to - from, !last);
+        gemm_columns met = CN(gemm_columns_of)(packed, right, w.row, w.column, some, width,
+                                               to - from, depth - l - some);
         for (ptrdiff_t j = 0; j < width; j += GEMM_NR) {
             gemm_panel panel = gemm_panel_at(&met, j);
             /* With 16 registers asking costs a variant, for what comes from far away. */
