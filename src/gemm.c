@@ -31,14 +31,16 @@ CN_INLINE half low_half(vec a) {
     return __builtin_shufflevector(a, a, 0, 1, 2, 3, 4, 5, 6, 7);
 #endif
 }
-/* What is in the other half then is not stored. */
+/* The other half is anything: it is not stored. */
 CN_INLINE vec whole_of(half a) {
-#if CN_VECTOR_BYTES != 64
-    return a;
-#elif CN_DOUBLE
+#if defined(CN_AVX512) && CN_DOUBLE
     return (vec)_mm512_castpd256_pd512((__m256d)a);
-#else
+#elif defined(CN_AVX512)
     return (vec)_mm512_castps256_ps512((__m256)a);
+#else
+    vec whole = {0};
+    memcpy(&whole, &a, sizeof a);
+    return whole;
 #endif
 }
 
@@ -103,6 +105,8 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
     for (int i = 0; i < rows; i++) {
         const real *a = row[i / shared] + i % shared * ld + at;
         a = (const real *)((const char *)a + index);
+        /* Half a vector reads the number again where the load costs less than the register: beside
+         * one whole vector, in every other row. */
         if (halved && whole && (whole > 1 || i % 2)) {
             vec all = v_set(*a);
             ONE_REGISTER(all);
@@ -171,8 +175,8 @@ static __attribute__((noinline)) void put(const product *o, ptrdiff_t rows, ptrd
         }                                                                                          \
     } while (0)
 
-/* `what`, for each vector j of each row i; of a column after the other, which may have something in
- * common. */
+/* `what`, for each vector j of each row i of a tile. Rows go inside: a vector of bias serves all of
+ * them. */
 #define EACH_SUM(rows, nv, what)                                                                   \
     do {                                                                                           \
         _Pragma("GCC unroll 4") for (int j = 0; j < (nv); j++) {                                   \
@@ -198,14 +202,13 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
     const int shared = !indexed ? 3 : in_place ? 1 : rows, pointers = (rows + shared - 1) / shared;
     const ptrdiff_t pitch = o->panel.pitch;
     const real *restrict panel = o->panel.data;
-    const ptrdiff_t last = o->last;
-    real *to = o->aside ? o->aside : y;
-    ptrdiff_t ldy = o->aside ? nv * VL : o->ldy;
+    real *const aside = MASKS ? NULL : o->aside, *to = aside ? aside : y;
+    ptrdiff_t ldy = aside ? nv * VL : o->ldy;
 
     if (o->accumulate) {
-        if (o->aside) fetch(o, rows, nv, y);
+        if (aside) fetch(o, rows, nv, y);
         EACH_VECTOR(rows, nv, to, ldy,
-                    sum[i][j] = j < nv - 1 ? v_load(at + j * VL) : LOAD_LAST(at + j * VL, last));
+                    sum[i][j] = j < nv - 1 ? v_load(at + j * VL) : LOAD_LAST(at + j * VL, o->last));
     } else {
         /* Lines of y that are asked for now are there when their tile's sums are. */
         EACH_VECTOR(rows, nv, y + o->ahead * rows * o->ldy, o->ldy, {
@@ -258,9 +261,9 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         if (j < nv - 1)
             v_store(at + j * VL, sum[i][j]);
         else
-            STORE_LAST(at + j * VL, sum[i][j], last);
+            STORE_LAST(at + j * VL, sum[i][j], o->last);
     });
-    if (o->aside) put(o, rows, nv, y);
+    if (aside) put(o, rows, nv, y);
 }
 
 /* Accumulators of the largest tile, of nv vectors each row. */
@@ -439,7 +442,8 @@ CN_INLINE void ask_row(const real *row, ptrdiff_t width) {
 
 void CN(gemm_pack_rows)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t from, ptrdiff_t to,
                         ptrdiff_t depth, ptrdiff_t width) {
-    /* The last panel's columns that fill no panel, and those that fill no vector, or one. */
+    /* `wide` columns are whole panels; the rest is whole vectors `before` a `last` one, which may
+     * be partly filled. */
     ptrdiff_t wide = width - width % GEMM_NR, rest = width - wide;
     ptrdiff_t before = cn_ceil_div(rest, VL) * VL - VL, last = rest - before;
     for (ptrdiff_t l = from; l < to; l++) {

@@ -91,7 +91,7 @@ CN_INLINE real v_sum(vec a) {
 #define V_MASK(n) ((__m256i)((bits)(n) > v_lanes()))
 #endif
 #if defined(CN_AVX512)
-/* Of n from 1 to VL; v_load_n and v_store_n ask whether that is all. */
+/* Of n from 1 to VL, without asking whether that is all. */
 CN_INLINE vec v_load_masked(const real *p, ptrdiff_t n) {
 #if CN_DOUBLE
     return (vec)_mm512_maskz_loadu_pd((__mmask8)V_MASK(n), p);

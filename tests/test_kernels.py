@@ -355,6 +355,41 @@ def test_a_channel_does_not_feel_those_beside_it(problem, dtype, isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize(("n", "d"), [(1, 640), (5, 127), (13, 128), (70, 129), (100, 1100)])
+def test_a_column_does_not_feel_those_beside_it(n, d, dtype, isa):
+    """Whether they fill a vector, half a one, or less, and stay where they are or are packed."""
+    random = np.random.RandomState(0)
+    x, w, b = (random.standard_normal(shape).astype(dtype) for shape in ((n, d), (d, 130), 130))
+    whole = ops.affine.forward(x=x, w=w, b=b, isa=isa)["y"]
+    for m in [*range(17, 70), 100, 129]:
+        some = np.ascontiguousarray(w[:, :m])
+        y = ops.affine.forward(x=x, w=some, b=b[:m], isa=isa)["y"]
+        assert y.tobytes() == np.ascontiguousarray(whole[:, :m]).tobytes(), m
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "r"), [((3, 5, 7, 6), 1), ((5, 12, 40, 3), 3), ((65, 2, 3, 7), 2)]
+)
+def test_gradients_of_filters_that_fill_no_vector_are_exact(shape, r, dtype, isa):
+    """Also of the last pixel, behind which there are none. Small integers are exact."""
+    random = np.random.RandomState(0)
+    n, h, w, c = shape
+    for k in [*range(5, 37), 50, 100]:
+        result = (n, h - r + 1, w - r + 1, k)
+        given = {
+            "dy": random.randint(-3, 4, result).astype(dtype),
+            "x": random.randint(-3, 4, shape).astype(dtype),
+            "w": np.zeros((r, r, c, k), dtype),
+        }
+        dw = ops.conv2d.backward(**given, isa=isa)["dw"]
+        exact = reference.conv2d.backward(**given)["dw"]
+        assert dw.tobytes() == (exact + 0.0).astype(dtype).tobytes(), k
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
 @pytest.mark.parametrize("kept", selfcheck.DTYPES)
 @pytest.mark.parametrize("length", [5, 64, 131])
 def test_data_of_either_precision_enter_a_net_of_either(length, kept, dtype, isa):

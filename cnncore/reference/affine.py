@@ -81,6 +81,8 @@ CASES = [
     _case("two inputs", 37, 2, 90),
     _case("seven examples", 7, 130, 120),
     _case("four inputs", 11, 4, 130),
+    _case("six outputs of few inputs, last rows apart", 300, 20, 6),
+    _case("four outputs of few inputs, last rows apart", 300, 3, 4),
     _case("across, one strip, long sums", 15, 262, 1030),
     _case("across, two strips of examples", 79, 1283, 653),
     _case("few examples", 4, 150, 70),

@@ -42,8 +42,8 @@ typedef struct {
     ptrdiff_t row, column;
 } matrix;
 
-/* Where w's columns fill no vector, its last row cannot stay where it is. Of so many rows it comes
- * by itself, so that the others can. */
+/* Where w's columns fill no vector, its last row, or of very few columns some, cannot stay where it
+ * is. Of so many rows it comes by itself, so that the others can. */
 enum { LAST_APART = 128 };
 
 /* y = x w + bias: rows from .. to of x, all of the depth, and one strip of w's columns. x is
