@@ -499,15 +499,26 @@ void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, p
  * fits the first cache, wherever its rows lie. */
 enum { FEW_ROWS = 4 * VL, SMALL = (16 << 10) / (int)sizeof(real) };
 
-int CN(gemm_columns_stay)(ptrdiff_t row, ptrdiff_t depth, ptrdiff_t m) {
-    return gemm_rows_near(row) || m <= FEW_ROWS || depth * row <= SMALL;
+/* Whether it is best to read columns where they are; and how many rows must follow. */
+static int stay(ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth, ptrdiff_t m) {
+    return column == 1 && (gemm_rows_near(row) || m <= FEW_ROWS || depth * row <= SMALL);
+}
+static ptrdiff_t rows_to_fill(ptrdiff_t row, ptrdiff_t width) {
+    return cn_ceil_div(cn_round_up(width, VL) - width, row);
 }
 
 gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                                  ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, ptrdiff_t more) {
-    if (column == 1 && more >= gemm_rows_to_fill(row, width) &&
-        CN(gemm_columns_stay)(row, depth, m))
+    if (stay(row, column, depth, m) && more >= rows_to_fill(row, width))
         return (gemm_columns){w, row, depth, width};
     CN(gemm_pack)(packed, w, row, column, depth, width);
     return (gemm_columns){packed, 0, depth, width};
+}
+
+/* A pass of its own for the last rows takes as long as packing so many. */
+enum { LAST_APART = 128 };
+
+ptrdiff_t CN(gemm_rows_apart)(ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth, ptrdiff_t width,
+                              ptrdiff_t m) {
+    return depth >= LAST_APART && stay(row, column, depth, m) ? rows_to_fill(row, width) : 0;
 }

@@ -97,20 +97,16 @@ typedef struct {
     ptrdiff_t depth, width;
 } gemm_columns;
 
-/* Columns that are no whole vectors can stay where so many rows follow: what fills the last row's
- * vector up is the beginning of those. */
-CN_INLINE ptrdiff_t gemm_rows_to_fill(ptrdiff_t row, ptrdiff_t width) {
-    return cn_ceil_div(cn_round_up(width, VL) - width, row);
-}
-
-/* Whether columns that lie side by side are best read where they are by m rows of x: where they lie
- * in rows that lie near, or meet few rows of x, or are few. */
-int CN(gemm_columns_stay)(ptrdiff_t row, ptrdiff_t depth, ptrdiff_t m);
-
-/* Columns of w for m rows: as they stand, if that is best and the `more` rows that follow allow it;
- * packed otherwise. */
+/* Columns of w for m rows: as they stand, where they lie side by side in rows that lie near, meet
+ * few rows of x, or are few; packed otherwise. Columns that are no whole vectors stay only where
+ * enough of `more` rows follow: what fills the last row's vector up is the beginning of those. */
 gemm_columns CN(gemm_columns_of)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t column,
                                  ptrdiff_t depth, ptrdiff_t width, ptrdiff_t m, ptrdiff_t more);
+
+/* How many of the last rows should come apart from those before them, which then can stay, where no
+ * more follow: of the same arguments, and 0 where that is not needed or does not pay. */
+ptrdiff_t CN(gemm_rows_apart)(ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth, ptrdiff_t width,
+                              ptrdiff_t m);
 
 /* The panel that begins with column j of them, a multiple of GEMM_NR. */
 CN_INLINE gemm_panel gemm_panel_at(const gemm_columns *columns, ptrdiff_t j) {

@@ -42,10 +42,6 @@ typedef struct {
     ptrdiff_t row, column;
 } matrix;
 
-/* Where w's columns fill no vector, its last row, or of very few columns some, cannot stay where it
- * is. Of so many rows it comes by itself, so that the others can. */
-enum { LAST_APART = 128 };
-
 /* y = x w + bias: rows from .. to of x, all of the depth, and one strip of w's columns. x is
  * (rows, depth) with one step 1; y begins with row `from` and the strip. */
 static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t strip,
@@ -54,12 +50,9 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
     ptrdiff_t most = x.column == 1 ? DEPTH : DEPTH_BY_COLUMNS;
     ptrdiff_t at_once = cn_ceil_div(depth, cn_ceil_div(depth, most));
     ptrdiff_t first = strip * GEMM_STRIP, width = cn_min(GEMM_STRIP, columns - first);
-    ptrdiff_t apart = w.column == 1 ? gemm_rows_to_fill(w.row, width) : 0;
     for (ptrdiff_t l = 0, some; l < depth; l += some) {
         some = cn_min(at_once, depth - l);
-        if (l + some == depth && some >= LAST_APART &&
-            CN(gemm_columns_stay)(w.row, some, to - from))
-            some -= apart;
+        if (l + some == depth) some -= CN(gemm_rows_apart)(w.row, w.column, some, width, to - from);
         int last = l + some == depth;
         gemm_rows rows = {.x = x.data + from * x.row + l * x.column,
                           .ld = x.row,
