@@ -105,6 +105,7 @@ typedef struct {
 typedef struct {
     ptrdiff_t (*chunks)(const void *args, ptrdiff_t n);
     void (*run)(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch);
+    int32_t joins; /* the stage before: nobody waits between the two */
 } cn_stage;
 
 typedef struct {

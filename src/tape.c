@@ -49,12 +49,13 @@ static void begin(member *m, const cn_op *op) {
     if (m->scratch && op->kernel->scratch) *(int64_t *)m->scratch = 0;
 }
 
-static void run_alone(member *m, const cn_op *op, const cn_stage *stage, const cn_step *step,
-                      ptrdiff_t chunks) {
+static void run_alone(member *m, const cn_op *op, const cn_stage *stages, int count,
+                      const ptrdiff_t *chunks, const cn_step *step) {
     shared *s = m->all;
     begin(m, op);
-    for (ptrdiff_t chunk = 0; chunk < chunks && go_on(s); chunk++)
-        stage->run(op->args, step, chunk, m->scratch);
+    for (int i = 0; i < count; i++)
+        for (ptrdiff_t chunk = 0; chunk < chunks[i] && go_on(s); chunk++)
+            stages[i].run(op->args, step, chunk, m->scratch);
     if (!go_on(s) && s->run->failed_op < 0) s->run->failed_op = op - s->run->ops;
 }
 
@@ -62,22 +63,28 @@ static void run_alone(member *m, const cn_op *op, const cn_stage *stage, const c
  * shows at the next meeting; until then it does nothing more. */
 static int run_op(member *m, const cn_op *op, const cn_step *step, int skip_once) {
     shared *s = m->all;
-    for (int i = skip_once; i < CN_MAX_STAGES && op->kernel->stages[i].run; i++) {
-        const cn_stage *stage = &op->kernel->stages[i];
-        ptrdiff_t chunks = stage->chunks(op->args, step->n);
+    const cn_stage *stages = op->kernel->stages;
+    for (int first = skip_once, count; first < CN_MAX_STAGES && stages[first].run; first += count) {
+        const cn_stage *stage = stages + first;
+        ptrdiff_t chunks[CN_MAX_STAGES], all = 0;
+        for (count = 0; first + count < CN_MAX_STAGES && stage[count].run; count++) {
+            if (count && !stage[count].joins) break;
+            all += chunks[count] = stage[count].chunks(op->args, step->n);
+        }
         if (m->threads == 1) {
-            run_alone(m, op, stage, step, chunks);
+            run_alone(m, op, stage, count, chunks, step);
             if (!go_on(s)) return 0;
-        } else if (chunks == 1) {
+        } else if (all == 1) {
             m->ahead = 1;
-            if (m->thread == 0) run_alone(m, op, stage, step, chunks);
-        } else if (chunks > 1) {
+            if (m->thread == 0) run_alone(m, op, stage, count, chunks, step);
+        } else if (all > 1) {
             if (m->ahead && !meet(m)) return 0;
+            cn_place at;
             int passed = 0;
             begin(m, op);
-            for (int64_t chunk; (chunk = cn_next_chunk(&s->barrier, m->meetings, m->thread,
-                                                       m->threads, chunks, &passed)) >= 0;)
-                stage->run(op->args, step, chunk, m->scratch);
+            while (cn_next_place(&s->barrier, m->meetings, m->thread, m->threads, chunks, count,
+                                 &passed, &at))
+                stage[at.stage].run(op->args, step, at.chunk, m->scratch);
             if (!meet(m)) {
                 if (m->thread == 0) s->run->failed_op = op - s->run->ops;
                 return 0;

@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "kernel.h"
+
 /* Seconds, from a clock that never goes back. */
 static inline double cn_now(void) {
     struct timespec t;
@@ -50,8 +52,8 @@ int cn_team_prove(int wanted);
  * One that is through with its own share takes from the next. */
 enum { CN_SHARES = 64 }; /* at most; then several threads have one together */
 typedef struct {
-    /* The stage's number, then how many chunks were taken: what an earlier stage left behind counts
-     * as nothing taken, so that nobody has to clear it. */
+    /* The meeting's number, then how many chunks were taken: what was left behind before counts as
+     * nothing taken, so that nobody has to clear it. */
     _Alignas(64) uint64_t taken;
 } cn_share;
 
@@ -73,28 +75,44 @@ static inline void cn_publish(void) {
 #endif
 }
 
-/* The next chunk of a stage for one of the threads, -1 if all are taken. It has `passed` so many
- * empty shares in this stage, none at first. */
-static inline int64_t cn_next_chunk(cn_barrier *b, uint32_t stage, int thread, int threads,
-                                    int64_t chunks, int *passed) {
-    const uint64_t none = (uint64_t)stage << 32;
+/* A chunk, and which of the stages that nobody waits between it belongs to. */
+typedef struct {
+    int64_t chunk;
+    int stage;
+} cn_place;
+
+/* The next place for one of the threads; returns 0 if all are taken. Of each stage's chunks a share
+ * has its part, of the first stage first. The thread has `passed` so many empty shares, none at
+ * first. */
+static inline int cn_next_place(cn_barrier *b, uint32_t meeting, int thread, int threads,
+                                const ptrdiff_t *chunks, int stages, int *passed, cn_place *at) {
+    const uint64_t none = (uint64_t)meeting << 32;
     for (int shares = threads < CN_SHARES ? threads : CN_SHARES; *passed < shares; ++*passed) {
-        int share = (thread + *passed) % shares;
-        int64_t first = chunks * share / shares, count = chunks * (share + 1) / shares - first;
+        int64_t share = (thread + *passed) % shares, first[CN_MAX_STAGES], own[CN_MAX_STAGES];
+        int64_t count = 0;
+        for (int i = 0; i < stages; i++) {
+            first[i] = chunks[i] * share / shares;
+            own[i] = chunks[i] * (share + 1) / shares - first[i];
+            count += own[i];
+        }
         uint64_t *place = &b->shares[share].taken, taken, left;
         left = __atomic_load_n(place, __ATOMIC_RELAXED);
         do {
-            taken = left >> 32 == stage ? left : none;
+            taken = left >> 32 == meeting ? left : none;
             if ((int64_t)(taken - none) >= count) break;
         } while (!__atomic_compare_exchange_n(place, &left, taken + 1, 0, __ATOMIC_RELAXED,
                                               __ATOMIC_RELAXED));
-        if ((int64_t)(taken - none) < count) return first + (int64_t)(taken - none);
+        at->chunk = (int64_t)(taken - none);
+        if (at->chunk >= count) continue;
+        for (at->stage = 0; at->chunk >= own[at->stage]; at->stage++) at->chunk -= own[at->stage];
+        at->chunk += first[at->stage];
+        return 1;
     }
-    return -1;
+    return 0;
 }
-/* All see what any wrote before. Returns the watched status as it
- * was when all had arrived: the same for every thread, though one that leaves early may soon change
- * it. */
+
+/* All see what any wrote before. Returns the watched status as it was when all had arrived: the
+ * same for every thread, though one that leaves early may soon change it. */
 int32_t cn_meet(cn_barrier *b, int threads);
 
 /* Round to nearest, exceptions masked, denormals flushed to zero; returns what was in force. */

@@ -352,12 +352,15 @@ static dx_cut dx_cut_of(backward_layout o, ptrdiff_t n) {
     return (dx_cut){0, n, o.d, row_blocks(n, gemm_strips(o.d), o.m), gemm_strips(o.d)};
 }
 
-static ptrdiff_t dx_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
-    dx_cut cut = dx_cut_of(o, n);
+static ptrdiff_t dx_chunks(const void *args, ptrdiff_t n) {
+    const affine_backward *a = args;
+    dx_cut cut = dx_cut_of(layout_of(a), n);
     return cn_present(a->dx) ? cut.strips * cut.blocks : 0;
 }
 
-static ptrdiff_t dw_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
+static ptrdiff_t dw_chunks(const void *args, ptrdiff_t n) {
+    const affine_backward *a = args;
+    backward_layout o = layout_of(a);
     return cn_present(a->dw) ? active_parts(o, n) * o.weight_blocks * gemm_strips(o.m) : 0;
 }
 
@@ -427,12 +430,6 @@ static ptrdiff_t backward_scratch(const void *args) {
     return (DEPTH + MOST_TRANSPOSED) * GEMM_STRIP * (ptrdiff_t)sizeof(real);
 }
 
-static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
-    const affine_backward *a = args;
-    backward_layout o = layout_of(a);
-    return dx_chunks(a, o, n) + dw_chunks(a, o, n) + (cn_present(a->db) ? reduce_parts(n) : 0);
-}
-
 /* y = x right: some rows of x, the panels of a strip, and what of the depth lies from .. to, at
  * most so much of it at a time. */
 static void product_of_panels(gemm_rows x, ptrdiff_t rows, gemm_columns right, ptrdiff_t from,
@@ -482,8 +479,10 @@ static void dx_across(const affine_backward *a, backward_layout o, ptrdiff_t n, 
     turn_around((real *)a->dx.data + first * o.d + from, o.d, sums, to - from, width);
 }
 
-static void dx_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
-                   real *scratch) {
+static void dx_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    const affine_backward *a = args;
+    backward_layout o = layout_of(a);
+    ptrdiff_t n = step->n;
     dx_cut cut = dx_cut_of(o, n);
     place at = place_of(chunk, cut.rows, cut.columns, cut.blocks, cut.strips);
     ptrdiff_t from = cn_part(cut.rows, cut.blocks, at.block);
@@ -563,8 +562,10 @@ static void transposed_dw(const affine_backward *a, backward_layout o, ptrdiff_t
         for (ptrdiff_t i = 0; i < rows; i++) dw[i * o.m + j] = sums[j * GEMM_STRIP + i];
 }
 
-static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk,
-                   real *scratch) {
+static void dw_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    const affine_backward *a = args;
+    backward_layout o = layout_of(a);
+    ptrdiff_t n = step->n;
     ptrdiff_t parts = active_parts(o, n), part = chunk % parts;
     place at = place_of(chunk / parts, o.d, o.m, o.weight_blocks, gemm_strips(o.m));
     ptrdiff_t from = cn_part(n, parts, part), to = cn_part(n, parts, part + 1);
@@ -584,24 +585,19 @@ static void dw_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptr
                 NULL, 0, out, o.m, row, end, scratch);
 }
 
-static void db_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t part) {
-    ptrdiff_t parts = reduce_parts(n), from = cn_part(n, parts, part);
+static ptrdiff_t db_chunks(const void *args, ptrdiff_t n) {
+    return cn_present(((const affine_backward *)args)->db) ? reduce_parts(n) : 0;
+}
+
+static void db_run(const void *args, const cn_step *step, ptrdiff_t part, void *scratch) {
+    (void)scratch;
+    const affine_backward *a = args;
+    backward_layout o = layout_of(a);
+    ptrdiff_t n = step->n, parts = reduce_parts(n), from = cn_part(n, parts, part);
     double *sums = (double *)((char *)a->head.workspace + o.db_parts) + part * o.m;
     CN(sum_rows)(sums, (const real *)a->dy.data + from * o.m, cn_part(n, parts, part + 1) - from,
                  o.m);
     if (parts == 1) CN(add_double_parts)(a->db.data, sums, 1, o.m);
-}
-
-static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
-    const affine_backward *a = args;
-    backward_layout o = layout_of(a);
-    ptrdiff_t n = step->n, first = dx_chunks(a, o, n), weights = dw_chunks(a, o, n);
-    if (chunk < first)
-        dx_run(a, o, n, chunk, scratch);
-    else if (chunk < first + weights)
-        dw_run(a, o, n, chunk - first, scratch);
-    else
-        db_run(a, o, n, chunk - first - weights);
 }
 
 static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
@@ -646,7 +642,9 @@ static const cn_kernel backward = {
     .workspace = backward_workspace,
     .scratch = backward_scratch,
     .stages = {{prepare_chunks, prepare_run},
-               {backward_chunks, backward_run},
+               {dx_chunks, dx_run},
+               {dw_chunks, dw_run, .joins = 1},
+               {db_chunks, db_run, .joins = 1},
                {combine_chunks, combine}},
 };
 #undef CN_ARGS_TYPE

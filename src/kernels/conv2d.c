@@ -370,76 +370,69 @@ static void backward_pack(const void *args, const cn_step *step, ptrdiff_t chunk
     CN(conv_input_pack)(&g, a->w.data, a->head.workspace, chunk);
 }
 
-static ptrdiff_t dx_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_t n) {
-    winograd o = winograd_dx(g, n, a->winograd_dx);
+static ptrdiff_t dx_chunks(const void *args, ptrdiff_t n) {
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    winograd o = winograd_dx(&g, n, a->winograd_dx);
     if (!cn_present(a->dx)) return 0;
-    return a->winograd_dx ? CN(winograd_chunks)(&o) : CN(conv_input_chunks)(g, n);
+    return a->winograd_dx ? CN(winograd_chunks)(&o) : CN(conv_input_chunks)(&g, n);
 }
 
-static ptrdiff_t dw_chunks(const conv2d_backward *a, const geometry *g, ptrdiff_t n) {
-    winograd o = winograd_of(g, n, a->winograd_dw);
-    if (!cn_present(a->dw)) return 0;
-    return a->winograd_dw ? CN(winograd_weights_chunks)(&o) : CN(conv_weights_chunks)(g, n);
-}
-
-static ptrdiff_t backward_chunks(const void *args, ptrdiff_t n) {
+static void dx_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    return dx_chunks(a, &g, n) + (apart(a) ? 0 : dw_chunks(a, &g, n)) +
-           (cn_present(a->db) ? reduce_parts(n * g.p * g.q) : 0);
-}
-
-static ptrdiff_t apart_chunks(const void *args, ptrdiff_t n) {
-    const conv2d_backward *a = args;
-    geometry g = backward_geometry(a);
-    return apart(a) ? dw_chunks(a, &g, n) : 0;
-}
-
-static void dx_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,
-                   void *own, void *scratch) {
+    void *own = scratch;
+    scratch = (char *)scratch + layout_of(a, &g).own;
     if (a->winograd_dx) {
-        winograd o = winograd_dx(g, n, a->winograd_dx);
+        winograd o = winograd_dx(&g, step->n, a->winograd_dx);
         winograd_filters filters = {a->head.workspace, a->w.data, 1, own};
         CN(winograd_run)(&o, a->dy.data, filters, (winograd_epilogue){NULL, 0, NULL}, a->dx.data,
                          chunk, scratch);
         return;
     }
-    CN(conv_input)(g, n, a->dy.data, a->head.workspace, a->dx.data, chunk, scratch);
+    CN(conv_input)(&g, step->n, a->dy.data, a->head.workspace, a->dx.data, chunk, scratch);
 }
 
-static void dw_run(const conv2d_backward *a, const geometry *g, ptrdiff_t n, ptrdiff_t chunk,
-                   void *scratch) {
-    winograd o = winograd_of(g, n, a->winograd_dw);
-    real *workspace = weights_workspace(a, g);
+static ptrdiff_t dw_chunks(const void *args, ptrdiff_t n) {
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    winograd o = winograd_of(&g, n, a->winograd_dw);
+    if (!cn_present(a->dw)) return 0;
+    return a->winograd_dw ? CN(winograd_weights_chunks)(&o) : CN(conv_weights_chunks)(&g, n);
+}
+static ptrdiff_t together_chunks(const void *args, ptrdiff_t n) {
+    return apart(args) ? 0 : dw_chunks(args, n);
+}
+static ptrdiff_t apart_chunks(const void *args, ptrdiff_t n) {
+    return apart(args) ? dw_chunks(args, n) : 0;
+}
+
+static void dw_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    const conv2d_backward *a = args;
+    geometry g = backward_geometry(a);
+    winograd o = winograd_of(&g, step->n, a->winograd_dw);
+    real *workspace = weights_workspace(a, &g);
+    scratch = (char *)scratch + layout_of(a, &g).own;
     if (a->winograd_dw)
         CN(winograd_weights)(&o, a->x.data, a->dy.data, workspace, chunk, scratch);
     else
-        CN(conv_weights)(g, n, a->x.data, a->dy.data, a->dw.data, workspace, chunk, scratch);
+        CN(conv_weights)(&g, step->n, a->x.data, a->dy.data, a->dw.data, workspace, chunk, scratch);
 }
 
-static void backward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+static ptrdiff_t db_chunks(const void *args, ptrdiff_t n) {
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    ptrdiff_t n = step->n, first = dx_chunks(a, &g, n), rows = n * g.p * g.q;
-    ptrdiff_t weights = apart(a) ? 0 : dw_chunks(a, &g, n);
-    void *own = scratch;
-    scratch = (char *)scratch + layout_of(a, &g).own;
-    if (chunk < first) {
-        dx_run(a, &g, n, chunk, own, scratch);
-    } else if (chunk < first + weights) {
-        dw_run(a, &g, n, chunk - first, scratch);
-    } else {
-        ptrdiff_t part = chunk - first - weights, parts = reduce_parts(rows);
-        ptrdiff_t from = cn_part(rows, parts, part), to = cn_part(rows, parts, part + 1);
-        CN(sum_rows)(bias_workspace(a, &g) + part * g.k, (const real *)a->dy.data + from * g.k,
-                     to - from, g.k);
-    }
+    return cn_present(a->db) ? reduce_parts(n * g.p * g.q) : 0;
 }
 
-static void apart_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+static void db_run(const void *args, const cn_step *step, ptrdiff_t part, void *scratch) {
+    (void)scratch;
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    dw_run(a, &g, step->n, chunk, scratch);
+    ptrdiff_t rows = step->n * g.p * g.q, parts = reduce_parts(rows);
+    ptrdiff_t from = cn_part(rows, parts, part), to = cn_part(rows, parts, part + 1);
+    CN(sum_rows)(bias_workspace(a, &g) + part * g.k, (const real *)a->dy.data + from * g.k,
+                 to - from, g.k);
 }
 
 static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
@@ -489,8 +482,10 @@ static const cn_kernel backward = {
     .workspace = backward_workspace,
     .scratch = backward_scratch,
     .stages = {{backward_pack_chunks, backward_pack},
-               {backward_chunks, backward_run},
-               {apart_chunks, apart_run},
+               {dx_chunks, dx_run},
+               {together_chunks, dw_run, .joins = 1},
+               {db_chunks, db_run, .joins = 1},
+               {apart_chunks, dw_run},
                {combine_chunks, combine}},
 };
 #undef CN_ARGS_TYPE
