@@ -38,13 +38,20 @@ def model_of(dtype="float64", net=NET, **more):
     return cnn.Model(net, (6, 6, 2), regularization=cnn.L2(1e-2), dtype=dtype, **more)
 
 
-def test_places_never_overlap_while_both_live():
+def random_blocks(random, unit):
+    blocks = []
+    for _ in range(30):
+        first = random.randint(0, 40)
+        size = random.randint(1, 5000) * unit
+        blocks.append(Lifetime(size, first, first + random.randint(0, 15)))
+    return blocks
+
+
+@pytest.mark.parametrize("unit", [1, memory.SPACIOUS // 5000])
+def test_places_never_overlap_while_both_live(unit):
     random = np.random.RandomState(0)
     for _ in range(50):
-        blocks = []
-        for _ in range(30):
-            first = random.randint(0, 40)
-            blocks.append(Lifetime(random.randint(1, 5000), first, first + random.randint(0, 15)))
+        blocks = random_blocks(random, unit)
         offsets, total = memory.place(blocks)
         for i, a in enumerate(blocks):
             assert offsets[i] % memory.LINE == 0
@@ -54,6 +61,22 @@ def test_places_never_overlap_while_both_live():
                     apart = offsets[i] + a.size <= offsets[j] or offsets[j] + b.size <= offsets[i]
                     assert apart
         assert total < sum(b.size for b in blocks)
+
+
+def test_what_takes_turns_has_its_middle_in_one_place():
+    """Then each of two caches keeps its half; workspaces, which all read, have their own memory."""
+    random, turns = np.random.RandomState(0), 0
+    for _ in range(50):
+        blocks = random_blocks(random, 1)
+        offsets, _ = memory.place(blocks)
+        for (o, a), (p, b) in itertools.combinations(zip(offsets, blocks, strict=True), 2):
+            if o + a.size <= p or p + b.size <= o:
+                continue
+            assert a.is_workspace == b.is_workspace
+            if not a.is_workspace:
+                assert abs((o + a.size / 2) - (p + b.size / 2)) <= 2 * memory.LINE
+                turns += 1
+    assert turns > 1000
 
 
 @pytest.mark.parametrize("size", [4096, 32768, 100_000, 1 << 22])
