@@ -15,12 +15,12 @@ APART = 25
 
 
 # Threads keep to their part of the batch, and so of each tensor, which is then in their caches at
-# the next step, too. But where tensors of different sizes take turns in the same memory, one
-# thread's part of one is another's part of the next. Where the two have no cache in common, lines
-# then move to and fro, which can take ten times as long as writing them. What fits a last cache can
-# afford to take turns only in lanes: the middle of the smaller tensor is where that of the larger
-# was; and workspaces, which all threads read, have only each other's memory.
-SPACIOUS = 32 << 20
+# the next step, too. But where tensors of different sizes take turns in the same memory, the half
+# of the threads that has one cache writes where the other half read before, and caches hand lines
+# over, which can take ten times as long as writing them. So tensors take turns middle upon middle,
+# in lanes, and workspaces, which all threads read, only with each other. An arena that would be
+# larger than a last cache may be is placed densely: its lines leave the caches anyway.
+LANES_UP_TO = 32 << 20
 
 
 class Lifetime(NamedTuple):
@@ -31,8 +31,8 @@ class Lifetime(NamedTuple):
     last: int
 
     @property
-    def is_workspace(self) -> bool:
-        """Whether one op alone needs it."""
+    def of_one_op(self) -> bool:
+        """As a workspace is."""
         return self.first == self.last
 
     def meets(self, other: Lifetime) -> bool:
@@ -47,12 +47,13 @@ class Lane(NamedTuple):
 
 
 def place(blocks: Sequence[Lifetime]) -> tuple[list[int], int]:
-    """(offsets, bytes in all): blocks whose lifetimes meet never overlap."""
+    """(offsets, bytes in all): blocks whose lifetimes meet never overlap. In lanes, with workspaces
+    behind them, or densely where that takes more than LANES_UP_TO bytes."""
     offsets = [0] * len(blocks)
     by_size = sorted(range(len(blocks)), key=lambda i: -blocks[i].size)
-    end = _in_lanes(blocks, [i for i in by_size if not blocks[i].is_workspace], offsets)
-    end = _densely(blocks, [i for i in by_size if blocks[i].is_workspace], offsets, end)
-    if end > SPACIOUS:
+    end = _in_lanes(blocks, [i for i in by_size if not blocks[i].of_one_op], offsets)
+    end = _densely(blocks, [i for i in by_size if blocks[i].of_one_op], offsets, end)
+    if end > LANES_UP_TO:
         end = _densely(blocks, by_size, offsets, 0)
     return offsets, end
 
@@ -63,7 +64,8 @@ def _room(size: int) -> int:
 
 
 def _in_lanes(blocks: Sequence[Lifetime], which: Sequence[int], offsets: list[int]) -> int:
-    """Each in the middle of the smallest lane that is free over its whole lifetime."""
+    """Sets their offsets, each in the middle (but for a page) of the smallest lane that is free
+    over its whole lifetime; returns the end of all."""
     lanes: list[Lane] = []  # the smaller, the later
     end = 0
     for i in which:
@@ -76,14 +78,16 @@ def _in_lanes(blocks: Sequence[Lifetime], which: Sequence[int], offsets: list[in
             lanes.append(lane)
             end += _room(block.size)
         lane.blocks.append(block)
-        offsets[i] = lane.offset + (lane.blocks[0].size - block.size) // 2 // LINE * LINE
+        beyond = lane.blocks[0].size - block.size
+        offsets[i] = lane.offset + beyond // 2 // (PAGE * LINE) * (PAGE * LINE)
     return end
 
 
 def _densely(
     blocks: Sequence[Lifetime], which: Sequence[int], offsets: list[int], begin: int
 ) -> int:
-    """Each at the lowest offset from `begin` on that is free over its whole lifetime."""
+    """Sets their offsets, each the lowest from `begin` on that is free over its whole lifetime;
+    returns the end of all."""
     placed: list[tuple[int, int, Lifetime]] = []  # (offset, end, block), by offset
     for i in which:
         block, offset = blocks[i], begin

@@ -3,8 +3,9 @@
  * A kernel is one plain operation (conv2d_forward, adam_update, ...) for one dtype and one
  * instruction set. It runs as one or more stages; between two stages all threads meet, so a stage
  * may read what an earlier stage of the same kernel left in the workspace (packed weights, partial
- * sums). A stage is cut into chunks by shape alone, never by the number of threads, and a chunk's
- * result depends on nothing but its arguments: that is why any team gives the same bits.
+ * sums), unless the second joins the first. A stage is cut into chunks by shape alone, never by the
+ * number of threads, and a chunk's result depends on nothing but its arguments: that is why any
+ * team gives the same bits.
  *
  * Arguments are fixed when the plan is made; what varies from step to step is in cn_step. */
 #ifndef CN_KERNEL_H
@@ -45,7 +46,7 @@ typedef struct {
     int64_t t;            /* iteration number, from 1 */
     uint64_t seed;
     double lr;
-    int32_t *status; /* cn_status; written with cn_fail, read by the tape after each stage */
+    int32_t *status; /* cn_status; written with cn_fail, read by the tape when all meet */
 } cn_step;
 
 /* Of several reasons the first in the list above is kept, whichever thread is faster. */
@@ -105,7 +106,9 @@ typedef struct {
 typedef struct {
     ptrdiff_t (*chunks)(const void *args, ptrdiff_t n);
     void (*run)(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch);
-    int32_t joins; /* the stage before: nobody waits between the two */
+    /* 1: no thread waits between the stage before and this one, which reads nothing that the other
+     * makes. Both have one scratch, and a thread may go from either to the other. */
+    int32_t joins;
 } cn_stage;
 
 typedef struct {
@@ -116,10 +119,11 @@ typedef struct {
      * sizes are checked here, once, when the plan is made. */
     const char *(*check)(const void *args);
     ptrdiff_t (*workspace)(const void *args); /* bytes; NULL: none */
-    ptrdiff_t (*scratch)(const void *args);   /* bytes a thread; NULL: none. Its contents do not
-                                                 outlive a stage, at whose first chunk of a thread
-                                                 it begins with 8 bytes of zero. */
-    cn_stage stages[CN_MAX_STAGES];           /* ends at the first without run */
+    ptrdiff_t (*scratch)(
+        const void *args);          /* bytes a thread; NULL: none. Its contents do not
+                                       outlive a stage and those that join it, at whose first chunk of a
+                                       thread it begins with 8 bytes of zero. */
+    cn_stage stages[CN_MAX_STAGES]; /* ends at the first without run */
     int32_t once; /* stage 0 reads parameters only, so a run without updates needs it once */
 } cn_kernel;
 

@@ -44,7 +44,7 @@ static int meet(member *m) {
     return cn_meet(&m->all->barrier, m->threads) == CN_OK;
 }
 
-/* Before a thread's first chunk of a stage. */
+/* Before a thread's first chunk of a stage and those that join it. */
 static void begin(member *m, const cn_op *op) {
     if (m->scratch && op->kernel->scratch) *(int64_t *)m->scratch = 0;
 }

@@ -47,9 +47,9 @@ void cn_team_learn(long preemptions, double seconds);
  * process when it cannot create one, so new threads are tried out first. */
 int cn_team_prove(int wanted);
 
-/* The chunks of a stage are dealt out in shares, one for each thread, in order: from op to op a
- * thread meets the same part of the batch and of the parameters, which its caches may still have.
- * One that is through with its own share takes from the next. */
+/* The chunks of a stage, and of those that join it, are dealt out in shares, one for each thread,
+ * in order: from op to op a thread meets the same part of the batch and of the parameters, which
+ * its caches may still have. One that is through with its own share takes from the next. */
 enum { CN_SHARES = 64 }; /* at most; then several threads have one together */
 typedef struct {
     /* The meeting's number, then how many chunks were taken: what was left behind before counts as
@@ -75,15 +75,15 @@ static inline void cn_publish(void) {
 #endif
 }
 
-/* A chunk, and which of the stages that nobody waits between it belongs to. */
+/* A chunk of a stage or of one that joins it; `stage` counts from the first of these. */
 typedef struct {
     int64_t chunk;
     int stage;
 } cn_place;
 
-/* The next place for one of the threads; returns 0 if all are taken. Of each stage's chunks a share
- * has its part, of the first stage first. The thread has `passed` so many empty shares, none at
- * first. */
+/* The next chunk for one of the threads; returns 0 if all are taken. A share has the same fraction
+ * of each stage's chunks, those of the first stage first. `passed` counts the shares that this
+ * thread has found empty, from 0. */
 static inline int cn_next_place(cn_barrier *b, uint32_t meeting, int thread, int threads,
                                 const ptrdiff_t *chunks, int stages, int *passed, cn_place *at) {
     const uint64_t none = (uint64_t)meeting << 32;
@@ -95,12 +95,12 @@ static inline int cn_next_place(cn_barrier *b, uint32_t meeting, int thread, int
             own[i] = chunks[i] * (share + 1) / shares - first[i];
             count += own[i];
         }
-        uint64_t *place = &b->shares[share].taken, taken, left;
-        left = __atomic_load_n(place, __ATOMIC_RELAXED);
+        uint64_t *counter = &b->shares[share].taken, taken, left;
+        left = __atomic_load_n(counter, __ATOMIC_RELAXED);
         do {
             taken = left >> 32 == meeting ? left : none;
             if ((int64_t)(taken - none) >= count) break;
-        } while (!__atomic_compare_exchange_n(place, &left, taken + 1, 0, __ATOMIC_RELAXED,
+        } while (!__atomic_compare_exchange_n(counter, &left, taken + 1, 0, __ATOMIC_RELAXED,
                                               __ATOMIC_RELAXED));
         at->chunk = (int64_t)(taken - none);
         if (at->chunk >= count) continue;

@@ -47,6 +47,19 @@ def test_same_bits_for_any_number_of_threads(problem, dtype, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 2, 5, 70])
+def test_all_gradients_of_an_affine_layer_are_exact(isa, threads):
+    """Three stages, some with fewer chunks than threads, which nobody waits between."""
+    random = np.random.default_rng(0)
+    shapes = {"x": (130, 100), "w": (100, 70), "dy": (130, 70)}
+    x, w, dy = (random.integers(-3, 4, s).astype("float32") for s in shapes.values())
+    b = np.zeros(70, "float32")
+    got = ops.affine.backward(dy=dy, x=x, w=w, b=b, isa=isa, threads=threads)
+    for name, want in {"dx": dy @ w.T, "dw": x.T @ dy, "db": dy.sum(0)}.items():
+        np.testing.assert_array_equal(got[name], want, err_msg=name)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_gradient_of_weights_whose_panels_read_much_is_exact(isa):
     """So much that x is copied also where vectors are wide; sums of small whole numbers."""
     random = np.random.default_rng(0)

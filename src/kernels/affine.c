@@ -249,8 +249,8 @@ static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chu
 }
 
 /* Backward: stage 0 copies what dw's sums would read again and again, columns of x to blocks and dy
- * to panels, where that pays, and turns dy around where dx is made across. Stage 1 makes dx, dw and
- * db, or parts of the sums over a long batch, which stage 2 adds up. */
+ * to panels, where that pays, and turns dy around where dx is made across. Stages 1 to 3,
+ * which join, make dx, dw and db, or parts of the sums over a long batch, which stage 4 adds up. */
 
 typedef struct {
     ptrdiff_t d, m;

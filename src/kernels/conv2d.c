@@ -272,7 +272,7 @@ static geometry backward_geometry(const conv2d_backward *a) {
 
 static int direct_dw(const conv2d_backward *a) { return cn_present(a->dw) && !a->winograd_dw; }
 
-/* Whether dw has a stage of its own, after dx: their transforms, larger than the filters, then use
+/* Whether dw waits until all of dx is made: their transforms, larger than the filters, then use
  * the same memory, where threads share those of dx. */
 static int apart(const conv2d_backward *a) {
     return cn_present(a->dx) && cn_present(a->dw) && a->winograd_dx && a->winograd_dw;
