@@ -13,14 +13,13 @@ LINE = 64
 PAGE = 4096 // LINE
 APART = 25
 
-
 # Threads keep to their part of the batch, and so of each tensor, which is then in their caches at
 # the next step, too. But where tensors of different sizes take turns in the same memory, the half
 # of the threads that has one cache writes where the other half read before, and caches hand lines
 # over, which can take ten times as long as writing them. So tensors take turns middle upon middle,
-# in lanes, and workspaces, which all threads read, only with each other. An arena that would be
-# larger than a last cache may be is placed densely: its lines leave the caches anyway.
-LANES_UP_TO = 32 << 20
+# in lanes, and workspaces, which all threads read, only with each other. That takes up to a third
+# more memory: an arena that would not fit a last cache beside the parameters is placed densely.
+LANES_UP_TO = 20 << 20
 
 
 class Lifetime(NamedTuple):
