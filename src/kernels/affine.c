@@ -52,7 +52,8 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
     ptrdiff_t first = strip * GEMM_STRIP, width = cn_min(GEMM_STRIP, columns - first);
     for (ptrdiff_t l = 0, some; l < depth; l += some) {
         some = cn_min(at_once, depth - l);
-        if (l + some == depth) some -= CN(gemm_rows_apart)(w.row, w.column, some, width, to - from);
+        int ends = l + some == depth; /* with this, or with the rows that come apart */
+        if (ends) some -= CN(gemm_rows_apart)(w.row, w.column, some, width, to - from);
         int last = l + some == depth;
         gemm_rows rows = {.x = x.data + from * x.row + l * x.column,
                           .ld = x.row,
@@ -67,7 +68,7 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
             gemm_panel panel = gemm_panel_at(&met, j);
             /* With 16 registers asking costs a variant, for what comes from far away. */
             if (met.pitch && GEMM_NV == 4)
-                panel.next = last ? w.data + first + j + GEMM_NR : panel.data + some * w.row;
+                panel.next = ends ? w.data + first + j + GEMM_NR : panel.data + some * w.row;
             gemm_epilogue epilogue = {last && bias ? bias + first + j : NULL, last && relu, l > 0};
             CN(gemm)(&rows, to - from, panel, cn_min(GEMM_NR, width - j), y + j, pitch, epilogue);
         }
