@@ -66,9 +66,9 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                                                to - from, depth - l - some);
         for (ptrdiff_t j = 0; j < width; j += GEMM_NR) {
             gemm_panel panel = gemm_panel_at(&met, j);
-            /* With 16 registers asking costs a variant, for what comes from far away. */
-            if (met.pitch && GEMM_NV == 4)
-                panel.next = ends ? w.data + first + j + GEMM_NR : panel.data + some * w.row;
+            /* Not for what another thread may have. With 16 registers asking costs a variant, for
+             * what comes from far away. */
+            if (met.pitch && GEMM_NV == 4 && !ends) panel.next = panel.data + some * w.row;
             gemm_epilogue epilogue = {last && bias ? bias + first + j : NULL, last && relu, l > 0};
             CN(gemm)(&rows, to - from, panel, cn_min(GEMM_NR, width - j), y + j, pitch, epilogue);
         }
