@@ -31,7 +31,7 @@ class Lifetime(NamedTuple):
 
     @property
     def of_one_op(self) -> bool:
-        """As a workspace is."""
+        """Whether one op alone needs it, as a workspace."""
         return self.first == self.last
 
     def meets(self, other: Lifetime) -> bool:

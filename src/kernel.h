@@ -119,10 +119,9 @@ typedef struct {
      * sizes are checked here, once, when the plan is made. */
     const char *(*check)(const void *args);
     ptrdiff_t (*workspace)(const void *args); /* bytes; NULL: none */
-    ptrdiff_t (*scratch)(
-        const void *args);          /* bytes a thread; NULL: none. Its contents do not
-                                       outlive a stage and those that join it, at whose first chunk of a
-                                       thread it begins with 8 bytes of zero. */
+    /* Bytes a thread; NULL: none. Its contents do not outlive a stage and those that join it, at
+     * whose first chunk of a thread it begins with 8 bytes of zero. */
+    ptrdiff_t (*scratch)(const void *args);
     cn_stage stages[CN_MAX_STAGES]; /* ends at the first without run */
     int32_t once; /* stage 0 reads parameters only, so a run without updates needs it once */
 } cn_kernel;
