@@ -38,6 +38,12 @@ void CN(sum_rows)(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t columns)
         sum_stretch(sum + j, x + j, rows, columns, cn_min(STRETCH, columns - j));
 }
 
+void CN(sum_part)(double *parts, const real *x, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t part) {
+    ptrdiff_t count = reduce_parts(rows), from = cn_part(rows, count, part);
+    CN(sum_rows)(parts + part * columns, x + from * columns, cn_part(rows, count, part + 1) - from,
+                 columns);
+}
+
 void CN(add_double_parts)(real *out, const double *parts, ptrdiff_t count, ptrdiff_t columns) {
     for (ptrdiff_t j = 0; j < columns; j++) {
         double sum = 0;

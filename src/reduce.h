@@ -39,6 +39,8 @@ CN_INLINE ptrdiff_t rows_at_once(ptrdiff_t c, ptrdiff_t widest) {
 
 /* sum[j] = sum over rows of x[i][j]. */
 void CN(sum_rows)(double *sum, const real *x, ptrdiff_t rows, ptrdiff_t columns);
+/* The same of one of reduce_parts(rows) parts of the rows, to its place among the parts' sums. */
+void CN(sum_part)(double *parts, const real *x, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t part);
 
 /* out[j] = sum over parts of parts[a][j]; the second for j in from .. to. */
 void CN(add_double_parts)(real *out, const double *parts, ptrdiff_t count, ptrdiff_t columns);

@@ -250,8 +250,8 @@ static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chu
 }
 
 /* Backward: stage 0 copies what dw's sums would read again and again, columns of x to blocks and dy
- * to panels, where that pays, and turns dy around where dx is made across. Stages 1 to 3,
- * which join, make dx, dw and db, or parts of the sums over a long batch, which stage 4 adds up. */
+ * to panels, where that pays, and turns dy around where dx is made across. Stages 1 to 3, which
+ * join, make dx, dw and db, or parts of the sums over a long batch, which stage 4 adds up. */
 
 typedef struct {
     ptrdiff_t d, m;
@@ -594,11 +594,9 @@ static void db_run(const void *args, const cn_step *step, ptrdiff_t part, void *
     (void)scratch;
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
-    ptrdiff_t n = step->n, parts = reduce_parts(n), from = cn_part(n, parts, part);
-    double *sums = (double *)((char *)a->head.workspace + o.db_parts) + part * o.m;
-    CN(sum_rows)(sums, (const real *)a->dy.data + from * o.m, cn_part(n, parts, part + 1) - from,
-                 o.m);
-    if (parts == 1) CN(add_double_parts)(a->db.data, sums, 1, o.m);
+    double *sums = (double *)((char *)a->head.workspace + o.db_parts);
+    CN(sum_part)(sums, a->dy.data, step->n, o.m, part);
+    if (reduce_parts(step->n) == 1) CN(add_double_parts)(a->db.data, sums, 1, o.m);
 }
 
 static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {

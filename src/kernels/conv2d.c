@@ -429,10 +429,7 @@ static void db_run(const void *args, const cn_step *step, ptrdiff_t part, void *
     (void)scratch;
     const conv2d_backward *a = args;
     geometry g = backward_geometry(a);
-    ptrdiff_t rows = step->n * g.p * g.q, parts = reduce_parts(rows);
-    ptrdiff_t from = cn_part(rows, parts, part), to = cn_part(rows, parts, part + 1);
-    CN(sum_rows)(bias_workspace(a, &g) + part * g.k, (const real *)a->dy.data + from * g.k,
-                 to - from, g.k);
+    CN(sum_part)(bias_workspace(a, &g), a->dy.data, step->n * g.p * g.q, g.k, part);
 }
 
 static ptrdiff_t combine_chunks(const void *args, ptrdiff_t n) {
