@@ -243,6 +243,7 @@ static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdif
         inside.runs = met.count;
         inside.passed = (pixels.runs - met.count) * pixels.run_length;
         under.data += met.first * pixels.run_length * panel.pitch;
+        if (panel.next) under.next += met.first * pixels.run_length * panel.pitch;
         CN(gemm)(&inside, next - row, under, width, out + row * pitch, pitch,
                  (gemm_epilogue){NULL, 0, accumulate});
     }
@@ -368,6 +369,8 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
     ptrdiff_t image = cn_part(n, whole, part / cut), end = cn_part(n, whole, part / cut + 1);
     ptrdiff_t first = cn_part(rows_or_columns, cut, part % cut);
     ptrdiff_t last = cn_part(rows_or_columns, cut, part % cut + 1);
+    ptrdiff_t down = one_row ? g->stride_w * g->c : g->stride_h * g->w * g->c;
+    ptrdiff_t stop = (end - 1) * g->p * g->q + last * unit; /* pixels before the end of the part */
     int accumulate = 0;
     if (o.turned) memset(sums, 0, (size_t)o.weights * sizeof(real));
     for (ptrdiff_t images; image < end; image += images) {
@@ -384,6 +387,11 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
                 turned_dw(&under, pixels, line, p0, gradients, sums);
                 continue;
             }
+            /* What comes next, but not what another thread may have. */
+            int asks = GEMM_NV == 4 && before + 2 * count <= stop;
+            if (asks && pixels.x != scratch)
+                pixels.beside =
+                    at + some < last ? some * down : images * example - (at - first) * down;
             for (ptrdiff_t j = columns.from; j < columns.to; j += GEMM_STRIP) {
                 gemm_columns strip = CN(gemm_columns_of)(
                     packed, gradients + j, g->k, 1, count, cn_min(GEMM_STRIP, columns.to - j),
@@ -392,8 +400,10 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
                     ptrdiff_t width = cn_min(GEMM_NR, strip.width - i);
                     real *out = direct ? dw + j + i : sums + o.filter_rows * (j + i);
                     ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
-                    dw_panel(&under, pixels, line, p0, gemm_panel_at(&strip, i), width, weights,
-                             out, pitch, accumulate);
+                    gemm_panel panel = gemm_panel_at(&strip, i);
+                    if (asks && strip.pitch) panel.next = panel.data + count * g->k;
+                    dw_panel(&under, pixels, line, p0, panel, width, weights, out, pitch,
+                             accumulate);
                 }
             }
             accumulate = 1;

@@ -86,7 +86,8 @@ CN_INLINE void add_row(const int nv, vec *sum, const real *a, const vec *w) {
 CN_INLINE void add_products(const int rows, const int nv, const int halved, vec sum[24][4],
                             half low[24], const real *const *row, const int shared, ptrdiff_t ld,
                             ptrdiff_t at, ptrdiff_t index, const real *restrict panel,
-                            ptrdiff_t ask, ptrdiff_t apart) {
+                            ptrdiff_t ask, ptrdiff_t apart, const int by_columns,
+                            ptrdiff_t beside) {
     const int whole = nv - halved;
     vec w[4];
     half w_low;
@@ -99,8 +100,12 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
         } else {
             w_low = *(const half *)(panel + j * VL);
         }
-        if (nv > 1 && !FEW_REGISTERS) __builtin_prefetch(panel + ask + j * apart);
+        if (nv > 1 && !FEW_REGISTERS && (j < nv - 1 || !by_columns))
+            __builtin_prefetch(panel + ask + j * apart);
     }
+    /* By columns one of x instead, as many for a step as the processor takes in passing. */
+    if (nv > 1 && !FEW_REGISTERS && by_columns)
+        __builtin_prefetch((const char *)(row[0] + at + beside) + index);
 #pragma GCC unroll 24
     for (int i = 0; i < rows; i++) {
         const real *a = row[i / shared] + i % shared * ld + at;
@@ -200,7 +205,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
      * negative index goes along the rows. */
     const int indexed = FEW_REGISTERS ? rows <= 6 : !in_place;
     const int shared = !indexed ? 3 : in_place ? 1 : rows, pointers = (rows + shared - 1) / shared;
-    const ptrdiff_t pitch = o->panel.pitch;
+    const ptrdiff_t pitch = o->panel.pitch, beside = g->beside;
     const real *restrict panel = o->panel.data;
     real *const aside = MASKS ? NULL : o->aside, *to = aside ? aside : y;
     ptrdiff_t ldy = aside ? nv * VL : o->ldy;
@@ -235,7 +240,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         if (asks && FEW_REGISTERS) __builtin_prefetch(panel + ask, 0, 2);                          \
         _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++)                                  \
             add_products(rows, nv, halved, sum, low, row, shared, ld, i * step,                    \
-                         indexed ? index : 0, panel + i * pitch, ask, apart);                      \
+                         indexed ? index : 0, panel + i * pitch, ask, apart, !in_place, beside);   \
         _Pragma("GCC unroll 8") for (int i = 0; i < pointers; i++) row[i] +=                       \
             indexed ? 0 : (steps) * step;                                                          \
         panel += (steps) * pitch;                                                                  \

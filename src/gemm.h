@@ -37,6 +37,8 @@ typedef struct {
     ptrdiff_t block;  /* from block to block of rows, or 0: they lie in none */
     int far;          /* whether they come from memory: where they follow each other, tiles ask for
                          some that are to come */
+    ptrdiff_t beside; /* from each number to one that is to follow, asked for meanwhile where rows
+                         are columns, with 32 registers; or 0 */
     ptrdiff_t passed; /* rows of w between groups that meet none of x */
 } gemm_rows;
 

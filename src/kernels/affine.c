@@ -60,7 +60,8 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                           .runs = 1,
                           .run_length = some,
                           .step = x.column,
-                          .groups = 1};
+                          .groups = 1,
+                          .beside = ends || columns > GEMM_STRIP ? 0 : some * x.column};
         const real *right = w.data + l * w.row + first * w.column;
         gemm_columns met = CN(gemm_columns_of)(packed, right, w.row, w.column, some, width,
                                                to - from, depth - l - some);
