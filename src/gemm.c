@@ -100,12 +100,13 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
         } else {
             w_low = *(const half *)(panel + j * VL);
         }
-        if (nv > 1 && !FEW_REGISTERS && (j < nv - 1 || !by_columns))
+        /* By columns one line is of x: a step takes so many in passing, and no more. */
+        if (nv == 1 || FEW_REGISTERS) continue;
+        if (by_columns && j == nv - 1)
+            __builtin_prefetch((const char *)(row[0] + at + beside) + index);
+        else
             __builtin_prefetch(panel + ask + j * apart);
     }
-    /* By columns one of x instead, as many for a step as the processor takes in passing. */
-    if (nv > 1 && !FEW_REGISTERS && by_columns)
-        __builtin_prefetch((const char *)(row[0] + at + beside) + index);
 #pragma GCC unroll 24
     for (int i = 0; i < rows; i++) {
         const real *a = row[i / shared] + i % shared * ld + at;

@@ -55,6 +55,7 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
         int ends = l + some == depth; /* with this, or with the rows that come apart */
         if (ends) some -= CN(gemm_rows_apart)(w.row, w.column, some, width, to - from);
         int last = l + some == depth;
+        /* By columns x may come from memory, unless the strip before has read it. */
         gemm_rows rows = {.x = x.data + from * x.row + l * x.column,
                           .ld = x.row,
                           .runs = 1,
