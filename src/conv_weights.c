@@ -26,8 +26,9 @@ static ptrdiff_t weight_images(const geometry *g) {
 }
 
 /* dw is made in as many parts as are enough chunks, each of which makes all of it and reads dy and
- * x once, if they have room in so many bytes of float64. */
-enum { MOST_BYTES = 16 << 20 };
+ * x once, if they have room in so many bytes of float64. Of few pixels writing parts and adding
+ * them up would take longer than they do. */
+enum { MOST_BYTES = 16 << 20, PART_SUM = 256 };
 
 typedef struct {
     ptrdiff_t filter_rows, weights; /* r s c rows of w; reals of a part: panels of w, or turned */
@@ -36,17 +37,16 @@ typedef struct {
     int turned; /* whether parts are (r, k, s c), of whole vectors */
 } weights_layout;
 
-/* Where filters are many, a chunk of dw is a few channels of x, for all pixels, taps and filters.
- * It copies them to blocks (gemm.h): for each column of the filter the pixels which that column
- * meets, row by row, so that what a tap meets of an image is one run. Rows that the filter moves
- * along by several at once are as many planes, along which it moves by one. Few filters do not pay
- * for the copies; fewer are enough with 16 registers, which read x more often, and where rows are
- * short. Several small images go together; larger ones are not copied, nor would their dy be small.
- */
-enum { MANY_FILTERS = GEMM_NV == 2 ? 256 : 1024, FEW_CHANNELS = 64, PIXELS = 256, MOST_TAPS = 256 };
+/* Where filters are many for an image's pixels, a chunk of dw is a few channels of x, for all
+ * pixels, taps and filters. It copies them to blocks (gemm.h): for each column of the filter the
+ * pixels which that column meets, row by row, so that what a tap meets of an image is one run. Rows
+ * that the filter moves along by several at once are as many planes, along which it moves by one.
+ * Several small images go together; larger ones are not copied, nor would their dy be small. */
+enum { FILTERS_A_PIXEL = 8, FEW_CHANNELS = 64, PIXELS = 256, MOST_TAPS = 256 };
 static int copies_pay(const geometry *g) {
-    return g->k >= MANY_FILTERS / 16 * cn_clamp(g->q, 4, 16) && g->c >= FEW_CHANNELS &&
-           g->r * g->s > 1 && g->r * g->s <= MOST_TAPS && g->p * g->q <= PIXELS;
+    ptrdiff_t pixels = g->p * g->q;
+    return g->k >= FILTERS_A_PIXEL * pixels && g->c >= FEW_CHANNELS && g->r * g->s > 1 &&
+           g->r * g->s <= MOST_TAPS && pixels <= PIXELS;
 }
 
 static ptrdiff_t channel_groups(const geometry *g) {
@@ -82,13 +82,19 @@ static int turned_pays(const geometry *g) {
     return few_filters(g) || (g->k < 32 && row >= VL && emptier) || (g->k <= 64 && few_sets);
 }
 
+/* Parts that are enough chunks, of n examples: more where each makes little of dw. */
+static ptrdiff_t parts_of(const geometry *g, ptrdiff_t n) {
+    ptrdiff_t most = 64 / gemm_panels(g->k);
+    return cn_max(cn_min(most, n * g->p * g->q / PART_SUM), CN_ENOUGH_CHUNKS);
+}
+
 static weights_layout layout_of(const geometry *g) {
     weights_layout o;
     o.filter_rows = g->r * g->s * g->c;
     o.turned = turned_pays(g);
     o.weights = o.turned ? g->r * g->k * turned_pitch(g) : gemm_packed_size(o.filter_rows, g->k);
     o.copies = copies_pay(g);
-    ptrdiff_t parts = cn_max(64 / gemm_panels(g->k), CN_ENOUGH_CHUNKS);
+    ptrdiff_t parts = parts_of(g, g->n);
     o.parts = o.copies ? 1 : cn_min(parts, cn_max(1, MOST_BYTES / (o.weights * 8)));
     return o;
 }
@@ -127,7 +133,7 @@ static ptrdiff_t image_parts(const geometry *g, weights_layout o, ptrdiff_t n) {
 
 /* Parts of the sum over the batch: some images, or a part of one. */
 static ptrdiff_t active_parts(const geometry *g, weights_layout o, ptrdiff_t n) {
-    return cn_min(o.parts, n * image_parts(g, o, n));
+    return cn_min(cn_min(o.parts, parts_of(g, n)), n * image_parts(g, o, n));
 }
 
 /* Groups of strips of dw, each with its chunks: few, since a chunk reads x once for all its strips,
@@ -227,53 +233,95 @@ static inner_rows rows_inside(const geometry *g, ptrdiff_t row, ptrdiff_t rows) 
     return (inner_rows){first, cn_clamp(cn_ceil_div(g->h - row, g->stride_h), first, rows) - first};
 }
 
-/* Sums over pixels, from output row p0 on, of some rows of one panel of dw: a filter row at a time,
- * from row to row of x. */
-static void dw_panel(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdiff_t p0,
-                     gemm_panel panel, ptrdiff_t width, range weights, real *out, ptrdiff_t pitch,
-                     int accumulate) {
-    ptrdiff_t taps = g->s * g->c;
+/* A block of pixels: some output rows of one image, or small images. */
+typedef struct {
+    geometry g;      /* where the output is a single row, of a piece of it */
+    ptrdiff_t p0;    /* first output row */
+    gemm_rows x;     /* what it meets of x: the first tap of all pixels */
+    ptrdiff_t line;  /* of x, from row to row */
+    const real *dy;  /* of its pixels */
+    ptrdiff_t count; /* pixels */
+    ptrdiff_t more;  /* pixels of dy that follow */
+    int follows;     /* whether a block like it follows in the same part */
+} dw_block;
+
+/* Where sums of dw go: to dw itself, or to panels of so many rows. */
+typedef struct {
+    real *data;
+    ptrdiff_t rows, pitch; /* of dw, or 0: panels */
+    int accumulate;
+} dw_sums;
+
+/* Sums over a block's pixels of some rows of dw and its columns from j on, one panel: a filter row
+ * at a time, from row to row of x. */
+static void dw_panel(const dw_block *b, gemm_panel panel, range weights, ptrdiff_t j,
+                     ptrdiff_t width, const dw_sums *sums) {
+    const geometry *g = &b->g;
+    ptrdiff_t taps = g->s * g->c, pitch = sums->pitch ? sums->pitch : cn_round_up(width, VL);
+    real *out = sums->data + (sums->pitch ? j : sums->rows * j);
     for (ptrdiff_t row = weights.from, next; row < weights.to; row = next) {
         ptrdiff_t r = row / taps;
         next = cn_min(weights.to, (r + 1) * taps);
-        inner_rows met = rows_inside(g, p0 * g->stride_h - g->top + r, pixels.runs);
-        gemm_rows inside = pixels;
+        inner_rows met = rows_inside(g, b->p0 * g->stride_h - g->top + r, b->x.runs);
+        gemm_rows inside = gemm_share_asking(b->x, next - row, j);
         gemm_panel under = panel;
-        inside.x += r * line + row % taps + met.first * pixels.run_stride;
+        inside.x += r * b->line + row % taps + met.first * b->x.run_stride;
         inside.runs = met.count;
-        inside.passed = (pixels.runs - met.count) * pixels.run_length;
-        under.data += met.first * pixels.run_length * panel.pitch;
-        if (panel.next) under.next += met.first * pixels.run_length * panel.pitch;
+        inside.passed = (b->x.runs - met.count) * b->x.run_length;
+        under.data += met.first * b->x.run_length * panel.pitch;
+        if (panel.next) under.next += met.first * b->x.run_length * panel.next_pitch;
         CN(gemm)(&inside, next - row, under, width, out + row * pitch, pitch,
-                 (gemm_epilogue){NULL, 0, accumulate});
+                 (gemm_epilogue){NULL, 0, sums->accumulate});
     }
 }
 
-/* Adds what the pixels under some output rows, from p0 on, give to all of dw, turned. One product
- * takes all rows, passing over what lies between them, unless that is no whole number of steps from
- * pixel to pixel. */
-static void turned_dw(const geometry *g, gemm_rows pixels, ptrdiff_t line, ptrdiff_t p0,
-                      const real *dy, real *sums) {
-    ptrdiff_t pitch = turned_pitch(g), across = pixels.step, row = pixels.run_length * g->k;
-    ptrdiff_t between = pixels.run_stride - pixels.run_length * across;
+/* The same of some columns: strip by strip, packed if need be. Of dy asks for what comes next, but
+ * not for what another thread may have: a panel's columns in the next block; or where strips are
+ * packed, the next strip, which otherwise is waited for. */
+static void dw_strips(const dw_block *b, range columns, range weights, real *packed,
+                      const dw_sums *sums) {
+    ptrdiff_t k = b->g.k;
+    for (ptrdiff_t j = columns.from; j < columns.to; j += GEMM_STRIP) {
+        gemm_columns strip = CN(gemm_columns_of)(packed, b->dy + j, k, 1, b->count,
+                                                 cn_min(GEMM_STRIP, columns.to - j),
+                                                 weights.to - weights.from, b->more);
+        int ends = strip.pitch || j + GEMM_STRIP >= columns.to;
+        const real *next = b->dy + (strip.pitch ? j : columns.from) + b->count * k;
+        if (!ends) next = b->dy + j + GEMM_STRIP;
+        for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
+            gemm_panel panel = gemm_panel_at(&strip, i);
+            if (b->follows || !ends) gemm_ask_for(&panel, next + i, k);
+            dw_panel(b, panel, weights, j + i, cn_min(GEMM_NR, strip.width - i), sums);
+        }
+    }
+}
+
+/* Adds what a block's pixels give to all of dw, turned. One product takes all rows, passing over
+ * what lies between them, unless that is no whole number of steps from pixel to pixel. */
+static void turned_dw(const dw_block *b, real *sums) {
+    const geometry *g = &b->g;
+    const gemm_rows *pixels = &b->x;
+    const real *dy = b->dy;
+    ptrdiff_t pitch = turned_pitch(g), across = pixels->step, row = pixels->run_length * g->k;
+    ptrdiff_t between = pixels->run_stride - pixels->run_length * across;
     int together = between >= 0 && between % across == 0;
-    for (ptrdiff_t image = 0; image < pixels.groups; image++, dy += pixels.runs * row)
+    for (ptrdiff_t image = 0; image < pixels->groups; image++, dy += pixels->runs * row)
         for (ptrdiff_t r = 0; r < g->r; r++) {
-            inner_rows met = rows_inside(g, p0 * g->stride_h - g->top + r, pixels.runs);
+            inner_rows met = rows_inside(g, b->p0 * g->stride_h - g->top + r, pixels->runs);
             ptrdiff_t at_once = together ? met.count : 1;
             for (ptrdiff_t i = met.first; i < met.first + met.count; i += at_once) {
-                const real *x = pixels.x + image * pixels.group_stride + r * line;
+                const real *x = pixels->x + image * pixels->group_stride + r * b->line;
                 gemm_rows gradients = {.x = dy + i * row,
                                        .ld = 1,
                                        .runs = 1,
-                                       .run_length = pixels.run_length,
+                                       .run_length = pixels->run_length,
                                        .step = g->k,
                                        .groups = at_once,
                                        .group_stride = row,
                                        .passed = together ? between / across : 0};
                 for (ptrdiff_t j = 0; j < pitch; j += GEMM_NR)
                     CN(gemm)(&gradients, g->k,
-                             (gemm_panel){x + i * pixels.run_stride + j, across, NULL},
+                             gemm_in_place(x + i * pixels->run_stride + j, across),
                              cn_min(GEMM_NR, pitch - j), sums + r * g->k * pitch + j, pitch,
                              (gemm_epilogue){NULL, 0, 1});
             }
@@ -360,8 +408,8 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
     range weights = group_of(o.filter_rows, GEMM_BLOCK, groups, chunk / strips % groups);
     ptrdiff_t parts = active_parts(g, o, n), part = chunk / strips / groups;
     real *packed = (real *)((char *)scratch + packed_offset(g));
-    int direct = sums_are_dw(g, o, n);
-    real *sums = workspace + part * o.weights;
+    dw_sums sums = {workspace + part * o.weights, o.filter_rows, 0, 0};
+    if (sums_are_dw(g, o, n)) sums.data = dw, sums.pitch = g->k;
     int one_row = g->p == 1;
     ptrdiff_t rows_or_columns = one_row ? g->q : g->p, unit = one_row ? 1 : g->q;
     ptrdiff_t block = one_row ? weight_columns(g) : weight_block(g), together = weight_images(g);
@@ -371,42 +419,27 @@ void CN(conv_weights)(const geometry *g, ptrdiff_t n, const real *x, const real 
     ptrdiff_t last = cn_part(rows_or_columns, cut, part % cut + 1);
     ptrdiff_t down = one_row ? g->stride_w * g->c : g->stride_h * g->w * g->c;
     ptrdiff_t stop = (end - 1) * g->p * g->q + last * unit; /* pixels before the end of the part */
-    int accumulate = 0;
-    if (o.turned) memset(sums, 0, (size_t)o.weights * sizeof(real));
+    if (o.turned) memset(sums.data, 0, (size_t)o.weights * sizeof(real));
     for (ptrdiff_t images; image < end; image += images) {
         images = cn_min(together, end - image);
         for (ptrdiff_t at = first; at < last; at += block) {
-            ptrdiff_t some = cn_min(block, last - at), p0 = one_row ? 0 : at, line;
-            ptrdiff_t rows = one_row ? 1 : some;
-            geometry under = one_row ? piece_of_y(*g, at, some) : *g;
-            gemm_rows pixels =
-                dw_pixels(&under, o.turned, x + image * example, images, p0, rows, scratch, &line);
-            ptrdiff_t before = image * g->p * g->q + at * unit, count = images * some * unit;
-            const real *gradients = dy + before * g->k;
-            if (o.turned) {
-                turned_dw(&under, pixels, line, p0, gradients, sums);
-                continue;
-            }
-            /* What comes next, but not what another thread may have. */
-            int asks = GEMM_NV == 4 && before + 2 * count <= stop;
-            if (asks && pixels.x != scratch)
-                pixels.beside =
+            ptrdiff_t some = cn_min(block, last - at), rows = one_row ? 1 : some;
+            ptrdiff_t before = image * g->p * g->q + at * unit;
+            dw_block b = {.g = one_row ? piece_of_y(*g, at, some) : *g, .p0 = one_row ? 0 : at};
+            b.x = dw_pixels(&b.g, o.turned, x + image * example, images, b.p0, rows, scratch,
+                            &b.line);
+            b.dy = dy + before * g->k;
+            b.count = images * some * unit;
+            b.more = n * g->p * g->q - before - b.count;
+            b.follows = before + 2 * b.count <= stop;
+            if (b.follows && b.x.x != (real *)scratch)
+                b.x.beside =
                     at + some < last ? some * down : images * example - (at - first) * down;
-            for (ptrdiff_t j = columns.from; j < columns.to; j += GEMM_STRIP) {
-                gemm_columns strip = CN(gemm_columns_of)(
-                    packed, gradients + j, g->k, 1, count, cn_min(GEMM_STRIP, columns.to - j),
-                    weights.to - weights.from, n * g->p * g->q - before - count);
-                for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
-                    ptrdiff_t width = cn_min(GEMM_NR, strip.width - i);
-                    real *out = direct ? dw + j + i : sums + o.filter_rows * (j + i);
-                    ptrdiff_t pitch = direct ? g->k : cn_round_up(width, VL);
-                    gemm_panel panel = gemm_panel_at(&strip, i);
-                    if (asks && strip.pitch) panel.next = panel.data + count * g->k;
-                    dw_panel(&under, pixels, line, p0, panel, width, weights, out, pitch,
-                             accumulate);
-                }
-            }
-            accumulate = 1;
+            if (o.turned)
+                turned_dw(&b, sums.data);
+            else
+                dw_strips(&b, columns, weights, packed, &sums);
+            sums.accumulate = 1;
         }
     }
 }

@@ -204,10 +204,10 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
      * three, since base, base + ld and base + 2 ld are addressing modes and 24 pointers would not
      * fit the integer registers. Where there is room, pointers stay at the run's end, and one
      * negative index goes along the rows. */
-    const int indexed = FEW_REGISTERS ? rows <= 6 : !in_place;
+    const int indexed = !in_place || (FEW_REGISTERS && rows <= 6);
     const int shared = !indexed ? 3 : in_place ? 1 : rows, pointers = (rows + shared - 1) / shared;
     const ptrdiff_t pitch = o->panel.pitch, beside = g->beside;
-    const real *restrict panel = o->panel.data;
+    const real *restrict panel = o->panel.data, *asked = panel + ask;
     real *const aside = MASKS ? NULL : o->aside, *to = aside ? aside : y;
     ptrdiff_t ldy = aside ? nv * VL : o->ldy;
 
@@ -228,9 +228,13 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
 
     ptrdiff_t runs = g->runs; /* that are left of a group */
     for (ptrdiff_t run = g->groups * g->runs; run > 0; run--) {
-        const real *row[8] = {x + (indexed ? (g->run_length - STEPS + 1) * step : 0)};
+        const real *end = x + (g->run_length - STEPS + 1) * step;
+        const real *row[8] = {indexed ? end : x};
 #pragma GCC unroll 8
         for (int i = 1; i < pointers; i++) row[i] = row[i - 1] + shared * ld;
+        /* By columns the second step of a turn, which otherwise takes a register for each row. */
+        const real *second[1] = {row[0] + step};
+        __asm__("" : "+r"(second[0]));
         /* Counts up to the last turn, also where pointers move: its sign, as the addition leaves
          * it, ends the loop. Hidden from the compiler, which would make pointers of it, and work
          * out where those end. */
@@ -238,13 +242,17 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
 #define MULTIPLY(steps)                                                                            \
     do {                                                                                           \
         __asm__("" : "+r"(index));                                                                 \
-        if (asks && FEW_REGISTERS) __builtin_prefetch(panel + ask, 0, 2);                          \
+        if (asks && FEW_REGISTERS) __builtin_prefetch(asked, 0, 2);                                \
+        if (asks && FEW_REGISTERS && !in_place)                                                    \
+            __builtin_prefetch((const char *)(end + beside) + index, 0, 2);                        \
         _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++)                                  \
-            add_products(rows, nv, halved, sum, low, row, shared, ld, i * step,                    \
-                         indexed ? index : 0, panel + i * pitch, ask, apart, !in_place, beside);   \
+            add_products(rows, nv, halved, sum, low, i && !in_place ? second : row, shared, ld,    \
+                         in_place ? i : 0, indexed ? index : 0, panel + i * pitch, ask, apart,     \
+                         !in_place, beside);                                                       \
         _Pragma("GCC unroll 8") for (int i = 0; i < pointers; i++) row[i] +=                       \
             indexed ? 0 : (steps) * step;                                                          \
         panel += (steps) * pitch;                                                                  \
+        if (asks && FEW_REGISTERS) asked += apart;                                                 \
         index += (steps) * step * (ptrdiff_t)sizeof(real);                                         \
     } while (0)
         while (index < 0) MULTIPLY(STEPS);
@@ -254,6 +262,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         if (--runs == 0) {
             x += g->group_stride - g->runs * g->run_stride;
             panel += g->passed * pitch;
+            asked += g->passed * (apart / STEPS);
             runs = g->runs;
         }
     }
@@ -290,8 +299,9 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
         if (asks && FEW_REGISTERS) {
             /* A line a turn, of the next panel or of x two tiles ahead: where a row is one, those
              * of every other row, then the others. */
+            ptrdiff_t pitch = o->follows ? panel->pitch : panel->next_pitch;
             ask = (o->follows ? next->x + 2 * rows * o->x->ld : panel->next) - panel->data;
-            ask += next->tile % 2 * panel->pitch;
+            ask += next->tile % 2 * pitch, apart = STEPS * pitch;
         } else if (asks && nv == GEMM_NV && o->follows) {
             /* Every fourth line of x, four tiles ahead; the next tile takes the lines between. */
             ask = next->x + 4 * rows * o->x->ld - panel->data;
@@ -347,11 +357,11 @@ CN_INLINE void tiles(const int nv, const int halved, const int asks, const int i
     }
 }
 
-/* With 32 registers all tiles ask; with 16 a variant does, of products with x in place. */
+/* With 32 registers all tiles ask; with 16 a variant does. */
 #define PANEL(name, nv, halved, asks)                                                              \
     static __attribute__((noinline)) void name(const product *o, const real *x, ptrdiff_t m,       \
                                                real *y) {                                          \
-        if (o->x->step == 1 || (asks && FEW_REGISTERS))                                            \
+        if (o->x->step == 1)                                                                       \
             tiles(nv, halved, asks, 1, o, x, m, y);                                                \
         else                                                                                       \
             tiles(nv, halved, asks, 0, o, x, m, y);                                                \
@@ -386,14 +396,13 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
     ptrdiff_t nv = cn_ceil_div(width, VL), last = width - (nv - 1) * VL;
     /* Done before a line comes from memory. What follows a product's rows is mostly next, too. */
     int few_terms = g->groups * g->runs * g->run_length <= 64;
-    int asks = panel.next && g->step == 1;
+    int asks = panel.next != NULL, by_columns = g->step != 1;
     _Alignas(64) real aside[MASKS ? 1 : ACCUMULATORS * VL], bias[GEMM_NR];
     if (epilogue.bias && last < VL)
         for (ptrdiff_t j = 0; j < nv; j++)
             v_store(bias + j * VL, v_load_n(epilogue.bias + j * VL, width - j * VL));
-    int in_order = g->groups * g->runs == 1 && g->step == 1 && g->ld == g->run_length;
+    int in_order = g->groups * g->runs == 1 && !by_columns && g->ld == g->run_length;
     int follows = g->far && in_order && g->run_length <= FAR_TERMS && !panel.next;
-    int second = FEW_REGISTERS ? asks || follows : HALVES && last <= VL / 2;
     product o = {.x = g,
                  .panel = panel,
                  .last = last,
@@ -405,9 +414,14 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
                  .aside = MASKS || last == VL ? NULL : aside,
                  .follows = follows};
     ptrdiff_t at_once = g->block ? GEMM_BLOCK : m;
-    for (ptrdiff_t i = 0; i < m; i += at_once)
-        panels[nv - 1][second](&o, g->x + i / at_once * g->block, cn_min(at_once, m - i),
-                               y + i * ldy);
+    ptrdiff_t asking = FEW_REGISTERS && asks && by_columns ? cn_max(g->asking, GEMM_BLOCK) : 0;
+    for (ptrdiff_t i = 0, some; i < m; i += some) {
+        const real *x = g->x + (g->block ? i / GEMM_BLOCK * g->block : i * g->ld);
+        some = cn_min(i < asking ? asking : at_once, m - i);
+        int second = FEW_REGISTERS ? i < asking || (asks && !by_columns) || follows
+                                   : HALVES && last <= VL / 2;
+        panels[nv - 1][second](&o, x, some, y + i * ldy);
+    }
 }
 
 /* to[l][j] = from[j][l] for l < depth and j < width, both at most VL; the rest of to[l] is 0. */

@@ -38,7 +38,9 @@ typedef struct {
     int far;          /* whether they come from memory: where they follow each other, tiles ask for
                          some that are to come */
     ptrdiff_t beside; /* from each number to one that is to follow, asked for meanwhile where rows
-                         are columns, with 32 registers; or 0 */
+                         are columns and a panel has a next; or 0 */
+    ptrdiff_t asking; /* with 16 registers, of rows that are columns so many ask, at the least
+                         GEMM_BLOCK; with 32 all do */
     ptrdiff_t passed; /* rows of w between groups that meet none of x */
 } gemm_rows;
 
@@ -70,9 +72,19 @@ typedef struct {
     ptrdiff_t pitch;
     const real *next; /* the one that is to follow, asked for meanwhile: with 32 registers for the
                          first cache, with 16 for the second; or NULL */
+    ptrdiff_t next_pitch;
 } gemm_panel;
+CN_INLINE gemm_panel gemm_in_place(const real *columns, ptrdiff_t pitch) {
+    return (gemm_panel){columns, pitch, NULL, pitch};
+}
 CN_INLINE gemm_panel gemm_packed(const real *packed, ptrdiff_t width) {
-    return (gemm_panel){packed, cn_round_up(width, VL), NULL};
+    return gemm_in_place(packed, cn_round_up(width, VL));
+}
+/* Has columns asked for that lie `pitch` apart; with 32 registers, only if the panel's do, too. */
+CN_INLINE void gemm_ask_for(gemm_panel *panel, const real *next, ptrdiff_t pitch) {
+    if (GEMM_NV == 4 && pitch != panel->pitch) return;
+    panel->next = next;
+    panel->next_pitch = pitch;
 }
 
 /* A strip: panels that go together where rows are fetched or written for them, 256 bytes of
@@ -112,7 +124,7 @@ ptrdiff_t CN(gemm_rows_apart)(ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth, 
 
 /* The panel that begins with column j of them, a multiple of GEMM_NR. */
 CN_INLINE gemm_panel gemm_panel_at(const gemm_columns *columns, ptrdiff_t j) {
-    if (columns->pitch) return (gemm_panel){columns->data + j, columns->pitch, NULL};
+    if (columns->pitch) return gemm_in_place(columns->data + j, columns->pitch);
     return gemm_packed(columns->data + columns->depth * j, cn_min(GEMM_NR, columns->width - j));
 }
 
@@ -120,6 +132,16 @@ CN_INLINE gemm_panel gemm_panel_at(const gemm_columns *columns, ptrdiff_t j) {
  * that share few sets of the caches. Copied to blocks, whose steps follow each other, it reads what
  * it needs and no more. GEMM_BLOCK rows are whole tiles, of a wide panel and of a narrow one. */
 enum { GEMM_BLOCK = 12 };
+
+/* Of m rows that are columns, those with which the panel that begins with column j of a strip asks
+ * for what is beside. With 16 registers asking takes time: each of the strip's panels has a part.
+ */
+CN_INLINE gemm_rows gemm_share_asking(gemm_rows x, ptrdiff_t m, ptrdiff_t j) {
+    if (GEMM_NV == 4 || !x.beside) return x;
+    x.asking = cn_round_up(cn_ceil_div(m, GEMM_TOGETHER), GEMM_BLOCK);
+    x.beside += j / GEMM_NR % GEMM_TOGETHER * x.asking;
+    return x;
+}
 
 /* Room for `steps` of a block; what it has more keeps blocks from a power of two. */
 CN_INLINE ptrdiff_t gemm_block_size(ptrdiff_t steps) {

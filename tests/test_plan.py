@@ -249,6 +249,21 @@ def test_gradients_across_serve_every_batch_up_to_their_capacity(n, capacity, fr
     assert bits[0] == bits[1]
 
 
+@pytest.mark.parametrize(("n", "capacity"), [(80, 128), (80, 300), (130, 257)])
+def test_small_images_serve_every_batch_up_to_their_capacity(n, capacity):
+    """How many parts the gradient of the filters is made in depends on the examples there are."""
+    random = np.random.RandomState(0)
+    x = random.standard_normal((n, 8, 8, 3)).astype("float32")
+    y = random.randint(0, 4, n)
+    net = [cnn.Conv2d(20, 3, padding=1), cnn.ReLU(), cnn.Conv2d(20, 1), cnn.Flatten(), cnn.Affine(4)]
+    bits = []
+    for batch_size in (n, capacity):
+        model = cnn.Model(net, (8, 8, 3))
+        cnn.Solver(model, update=cnn.Momentum(1e-2), batch_size=batch_size).step(x, y)
+        bits.append(model.digest())
+    assert bits[0] == bits[1]
+
+
 @pytest.mark.parametrize("n", [1, 3, 17])
 def test_large_images_serve_every_batch_up_to_their_capacity(n):
     """Of a few the gradient of the filters is made in parts, and so are results."""

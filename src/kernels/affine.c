@@ -70,9 +70,11 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
             gemm_panel panel = gemm_panel_at(&met, j);
             /* Not for what another thread may have. With 16 registers asking costs a variant, for
              * what comes from far away. */
-            if (met.pitch && GEMM_NV == 4 && !ends) panel.next = panel.data + some * w.row;
+            if (!ends && (GEMM_NV == 4 || x.column != 1))
+                gemm_ask_for(&panel, right + some * w.row + j, w.row);
             gemm_epilogue epilogue = {last && bias ? bias + first + j : NULL, last && relu, l > 0};
-            CN(gemm)(&rows, to - from, panel, cn_min(GEMM_NR, width - j), y + j, pitch, epilogue);
+            gemm_rows asking = gemm_share_asking(rows, to - from, j);
+            CN(gemm)(&asking, to - from, panel, cn_min(GEMM_NR, width - j), y + j, pitch, epilogue);
         }
     }
 }

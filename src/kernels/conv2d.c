@@ -210,8 +210,8 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
     for (ptrdiff_t panel = cn_part(panels, groups, group); panel < end; panel++) {
         ptrdiff_t j = panel * GEMM_NR, width = gemm_panel_width(g.k, panel);
         gemm_epilogue epilogue = {a->b.data ? (const real *)a->b.data + j : NULL, (int)a->relu, 0};
-        gemm_panel filters = few    ? (gemm_panel){packed, 1, NULL}
-                             : stay ? (gemm_panel){w + j, g.k, NULL}
+        gemm_panel filters = few    ? gemm_in_place(packed, 1)
+                             : stay ? gemm_in_place(w + j, g.k)
                                     : gemm_packed(packed + depth * j, width);
         for (ptrdiff_t i = 0; i < rows; i += together) {
             gemm_rows pixels = {.x = x.data + i * down,
