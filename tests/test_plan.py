@@ -215,8 +215,12 @@ def test_a_plan_serves_every_batch_up_to_its_capacity(data, net, n):
 
 
 @pytest.mark.parametrize(
-    ("n", "capacity", "d", "m"), [(20, 50, 65, 460), (600, 1100, 65, 460), (500, 1030, 512, 2054)]
-)
+    ("n", "capacity", "d", "m"),
+    [
+        (20, 50, 65, 460), (20, 50, 256, 460), (600, 1100, 65, 460), (600, 1100, 256, 460),
+        (500, 1030, 512, 2054),
+    ],
+)  # fmt: skip
 def test_wide_layers_serve_every_batch_up_to_their_capacity(n, capacity, d, m):
     """Whether or not gradients of weights are made of copies, and in parts."""
     random = np.random.RandomState(0)
@@ -255,7 +259,13 @@ def test_small_images_serve_every_batch_up_to_their_capacity(n, capacity):
     random = np.random.RandomState(0)
     x = random.standard_normal((n, 8, 8, 3)).astype("float32")
     y = random.randint(0, 4, n)
-    net = [cnn.Conv2d(20, 3, padding=1), cnn.ReLU(), cnn.Conv2d(20, 1), cnn.Flatten(), cnn.Affine(4)]
+    net = [
+        cnn.Conv2d(20, 3, padding=1),
+        cnn.ReLU(),
+        cnn.Conv2d(20, 1),
+        cnn.Flatten(),
+        cnn.Affine(4),
+    ]
     bits = []
     for batch_size in (n, capacity):
         model = cnn.Model(net, (8, 8, 3))

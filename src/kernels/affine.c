@@ -274,17 +274,10 @@ enum { PART = 256, MANY_CHUNKS = 64 };
 enum { DEPTH_COPIED = DEPTH / 2 };
 
 /* Columns of x touch as many lines as there are examples, which a power of two between them puts
- * into a few sets of the caches, and each panel of dw reads them once. Copies pay where sets are
- * few; and for many panels, where some columns share those of dy. Wide panels read x less often:
- * there sets must be few, and what all panels read much. Copies of a batch that is most of a
+ * into a few sets of the caches, and each panel of dw reads them once. Then copies pay; wide panels
+ * read x less often: there what all of them read must be much. Copies of a batch that is most of a
  * dataset would be too large. */
-enum {
-    MANY_PANELS = 8,
-    FEW_COLUMNS = 64,
-    FEW_EXAMPLES = 32,
-    MUCH_READ = 64 << 20,
-    MOST_COPIED = 64 << 20
-};
+enum { FEW_EXAMPLES = 32, MUCH_READ = 64 << 20, MOST_COPIED = 64 << 20 };
 
 /* So few outputs may leave vectors empty that x's columns fill, of dw^T. */
 enum { MOST_TRANSPOSED = 12 };
@@ -305,11 +298,9 @@ static backward_layout layout_of(const affine_backward *a) {
     o.d = a->w.shape[0];
     o.m = a->w.shape[1];
     int few_sets = o.d * bytes % 1024 == 0;
-    int many_panels = gemm_panels(o.m) >= MANY_PANELS && o.d > FEW_COLUMNS;
-    int pay = WIDE_PANELS ? few_sets : few_sets || many_panels;
     int emptier = o.m <= MOST_TRANSPOSED && o.m * 4 <= cn_round_up(o.m, VL) * 3;
     o.transposed = emptier && (o.m <= 4 || o.d >= 64);
-    o.copies = cn_present(a->dw) && pay && !o.transposed && n > FEW_EXAMPLES &&
+    o.copies = cn_present(a->dw) && few_sets && !o.transposed && n > FEW_EXAMPLES &&
                n * (o.d + o.m) <= MOST_COPIED / bytes &&
                (!WIDE_PANELS || gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes);
     /* Copied already, few rows cost a chunk nothing. */
@@ -321,9 +312,9 @@ static backward_layout layout_of(const affine_backward *a) {
      * batch at hand, not by `copies`, which a larger batch to come would change. */
     o.parts = 1;
     if (n >= 2 * PART) {
-        ptrdiff_t blocks = o.transposed          ? o.weight_blocks
-                           : pay && !WIDE_PANELS ? most
-                                                 : row_blocks(o.d, strips, PART);
+        ptrdiff_t blocks = o.transposed               ? o.weight_blocks
+                           : few_sets && !WIDE_PANELS ? most
+                                                      : row_blocks(o.d, strips, PART);
         o.parts = cn_clamp(MANY_CHUNKS / (blocks * strips), 1,
                            cn_clamp((4 << 20) / (o.d * o.m * 8), 1, n / PART));
     }
