@@ -107,12 +107,13 @@ def test_an_example_does_not_feel_its_companions(dtype, isa):
 
 @pytest.mark.parametrize("isa", levels.available())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_long_sums_do_not_feel_how_many_rows_there_are(dtype, isa):
-    """Their parts are added up at different places for few rows and for many."""
+@pytest.mark.parametrize(("d", "m"), [(2051, 70), (601, 460)])
+def test_long_sums_do_not_feel_how_many_rows_there_are(d, m, dtype, isa):
+    """Their parts are added up at different places for one row, for few and for many."""
     random = np.random.RandomState(0)
-    model = cnn.Model([cnn.Affine(70), cnn.ReLU()], (2051,), dtype=dtype, isa=isa)
-    model["0.b"][...] = random.standard_normal(70)
-    x = random.standard_normal((600, 2051)).astype(dtype)
+    model = cnn.Model([cnn.Affine(m), cnn.ReLU()], (d,), dtype=dtype, isa=isa)
+    model["0.b"][...] = random.standard_normal(m)
+    x = random.standard_normal((600, d)).astype(dtype)
     whole = model.scores(x, batch_size=600)
     for n in (1, 7, 256, 257):
         assert model.scores(x[:n], batch_size=n).tobytes() == whole[:n].tobytes()

@@ -92,21 +92,31 @@ static const char *forward_check(const void *args) {
 /* Forward: stage 0 multiplies. A few columns of long sums are made in parts. Of a minibatch stage 1
  * adds them up: so there is enough to do without small blocks of rows, each of which packs w anew,
  * and strips that differ in width leave no thread waiting. (What one strip would gain is less than
- * adding up takes.) Of more rows than that a chunk makes all parts and adds them up. The parts
- * depend on w's shape alone: an example's result does not depend on how many it comes with. */
-enum { LONG_SUM = 2048, FEW_STRIPS = 4, FORWARD_PARTS = 4, PART_SUMS = ROWS * GEMM_STRIP };
+ * adding up takes.) Of a w that caches hold two parts are made: each of two threads then reads the
+ * half of its rows that it updates, too (update.c), and no line of it travels from cache to cache.
+ * Of more rows than a minibatch's a chunk makes all parts and adds them up. The parts depend on w's
+ * shape alone: an example's result does not depend on how many it comes with. */
+enum { LONG_SUM = 2048, FEW_STRIPS = 4, HALVED_SUM = 512, HALVED = 1 << 19 };
+enum { MOST_PARTS = 4, PART_SUMS = ROWS * GEMM_STRIP };
 
 static ptrdiff_t forward_parts(const affine_forward *a) {
-    ptrdiff_t strips = gemm_strips(a->w.shape[1]);
-    return a->w.shape[0] >= LONG_SUM && strips > 1 && strips <= FEW_STRIPS ? FORWARD_PARTS : 1;
+    ptrdiff_t d = a->w.shape[0], strips = gemm_strips(a->w.shape[1]);
+    if (d >= LONG_SUM && strips > 1 && strips <= FEW_STRIPS) return MOST_PARTS;
+    return d >= HALVED_SUM && strips > 1 && cn_elements(a->w) <= HALVED ? 2 : 1;
+}
+
+static int few_columns(const affine_forward *a) { return dots_pay(a->w.shape[1], a->w.shape[0]); }
+
+/* One example meets a large matrix along its rows, in pieces as wide as leave some chunks. */
+enum { LARGE = (1 << 20) / (int)sizeof(real) };
+static int reads_rows(const affine_forward *a, ptrdiff_t n) {
+    return n == 1 && cn_elements(a->w) >= LARGE && forward_parts(a) < MOST_PARTS && !few_columns(a);
 }
 
 /* Parts that are chunks of their own. */
 static ptrdiff_t parts_apart(const affine_forward *a, ptrdiff_t n) {
-    return n <= ROWS ? forward_parts(a) : 1;
+    return n <= ROWS && !reads_rows(a, n) ? forward_parts(a) : 1;
 }
-
-static int few_columns(const affine_forward *a) { return dots_pay(a->w.shape[1], a->w.shape[0]); }
 
 /* Reals of one, of all columns. */
 static ptrdiff_t forward_part(const affine_forward *a) {
@@ -120,7 +130,7 @@ static ptrdiff_t forward_workspace(const void *args) {
 
 static ptrdiff_t forward_scratch(const void *args) {
     const affine_forward *a = args;
-    ptrdiff_t sums = forward_parts(a) > 1 ? FORWARD_PARTS * PART_SUMS : 0;
+    ptrdiff_t sums = forward_parts(a) > 1 ? forward_parts(a) * PART_SUMS : 0;
     ptrdiff_t columns = few_columns(a) ? cn_elements(a->w) : 0;
     return cn_max(DEPTH * GEMM_STRIP + sums, columns) * (ptrdiff_t)sizeof(real);
 }
@@ -129,11 +139,7 @@ static ptrdiff_t forward_blocks(const affine_forward *a, ptrdiff_t n) {
     return row_blocks(n, gemm_strips(a->w.shape[1]) * parts_apart(a, n), a->w.shape[0]);
 }
 
-/* One example meets a large matrix along its rows, in pieces as wide as leave some chunks. */
-enum { LARGE = (1 << 20) / (int)sizeof(real) };
-static int reads_rows(const affine_forward *a, ptrdiff_t n) {
-    return n == 1 && cn_elements(a->w) >= LARGE && forward_parts(a) == 1 && !few_columns(a);
-}
+/* Columns of such a piece. */
 static ptrdiff_t piece(const affine_forward *a) {
     return cn_clamp(cn_round_up(cn_ceil_div(a->w.shape[1], 4), VL), 256, 1024);
 }
@@ -158,11 +164,11 @@ static void forward_product(const affine_forward *a, ptrdiff_t part, ptrdiff_t s
 /* Adds parts up, in order: rows of `columns`, `apart` reals from part to part. */
 static void add_up(const affine_forward *a, const real *part, ptrdiff_t apart, ptrdiff_t pitch,
                    const real *bias, ptrdiff_t rows, ptrdiff_t columns, real *y) {
+    ptrdiff_t parts = forward_parts(a);
     for (ptrdiff_t i = 0; i < rows; i++, part += pitch, y += a->w.shape[1])
         V_EACH(j, 0, columns, {
             vec sum = v_load_n(part + j, some);
-            for (ptrdiff_t p = 1; p < FORWARD_PARTS; p++)
-                sum += v_load_n(part + p * apart + j, some);
+            for (ptrdiff_t p = 1; p < parts; p++) sum += v_load_n(part + p * apart + j, some);
             if (bias) sum += v_load_n(bias + j, some);
             v_store_n(y + j, a->relu ? v_relu(sum) : sum, some);
         });
@@ -191,25 +197,32 @@ static void forward_dots(const affine_forward *a, ptrdiff_t from, ptrdiff_t to, 
     CN(dots_run)(&o);
 }
 
-static void forward_rows(const affine_forward *a, ptrdiff_t chunk) {
-    ptrdiff_t d = a->w.shape[0], m = a->w.shape[1], j = chunk * piece(a);
-    gemv o = {
-        .x = a->x.data,
-        .w = (const real *)a->w.data + j,
-        .pitch = m,
-        .rows = d,
-        .columns = cn_min(piece(a), m - j),
-        .bias = a->b.data ? (const real *)a->b.data + j : NULL,
-        .relu = (int)a->relu,
-        .y = (real *)a->y.data + j,
-    };
-    CN(gemv_run)(&o);
+static void forward_rows(const affine_forward *a, ptrdiff_t chunk, real *sums) {
+    ptrdiff_t d = a->w.shape[0], m = a->w.shape[1], parts = forward_parts(a);
+    ptrdiff_t j = chunk * piece(a), columns = cn_min(piece(a), m - j);
+    const real *bias = a->b.data ? (const real *)a->b.data + j : NULL;
+    real *y = (real *)a->y.data + j;
+    for (ptrdiff_t part = 0; part < parts; part++) {
+        ptrdiff_t first = cn_part(d, parts, part);
+        gemv o = {
+            .x = (const real *)a->x.data + first,
+            .w = (const real *)a->w.data + first * m + j,
+            .pitch = m,
+            .rows = cn_part(d, parts, part + 1) - first,
+            .columns = columns,
+            .bias = parts == 1 ? bias : NULL,
+            .relu = parts == 1 && a->relu,
+            .y = parts == 1 ? y : sums + part * columns,
+        };
+        CN(gemv_run)(&o);
+    }
+    if (parts > 1) add_up(a, sums, columns, columns, bias, 1, columns, y);
 }
 
 static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     const affine_forward *a = args;
     if (reads_rows(a, step->n)) {
-        forward_rows(a, chunk);
+        forward_rows(a, chunk, scratch);
         return;
     }
     ptrdiff_t n = step->n, m = a->w.shape[1], strips = gemm_strips(m), parts = parts_apart(a, n);
@@ -227,7 +240,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
         forward_product(a, 0, at.strip, from, to, y, m, scratch);
     } else {
         sums = (real *)scratch + DEPTH * GEMM_STRIP;
-        for (ptrdiff_t p = 0; p < FORWARD_PARTS; p++)
+        for (ptrdiff_t p = 0; p < forward_parts(a); p++)
             forward_product(a, p, at.strip, from, to, sums + p * PART_SUMS, GEMM_STRIP, scratch);
         const real *bias = a->b.data ? (const real *)a->b.data + column : NULL;
         add_up(a, sums, PART_SUMS, GEMM_STRIP, bias, to - from, cn_min(GEMM_STRIP, m - column), y);

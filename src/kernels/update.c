@@ -2,10 +2,16 @@
 
 #include "simd.h"
 
-/* Elements of the flat vector one chunk takes. */
-enum { CHUNK = 8192 };
+/* Chunks are dealt in the order of what part of its parameter each takes: first the beginnings of
+ * all, at the end their ends. So a thread meets of each parameter the rows whose gradients it has
+ * mostly made itself, and those do not travel from cache to cache. A group of chunks takes the same
+ * part of each parameter, in whole lines of memory; one chunk as many elements at most. */
+enum { CHUNK = 8192, GROUPS = 16, LINE = 64 / (int)sizeof(real) };
 
-static ptrdiff_t chunks_of(cn_tensor w) { return cn_ceil_div(w.shape[0], CHUNK); }
+static ptrdiff_t groups_of(cn_tensor w) { return cn_min(GROUPS, cn_ceil_div(w.shape[0], CHUNK)); }
+static ptrdiff_t chunks_of(cn_tensor w) {
+    return groups_of(w) * cn_ceil_div(w.shape[0], groups_of(w) * CHUNK);
+}
 
 static const char *check(cn_tensor w, cn_tensor segments) {
     if (w.rank != 1 || w.shape[0] < 1) return "w must have shape (size,)";
@@ -28,31 +34,51 @@ static ptrdiff_t update_chunks(const void *args, ptrdiff_t n) {
 /* What one chunk and one segment have in common; walks the segments. */
 typedef struct {
     const double *segment, *end;
-    ptrdiff_t chunk_from, chunk_to; /* of the chunk */
-    ptrdiff_t from, to;             /* of the current piece */
+    ptrdiff_t size, group, groups;
+    ptrdiff_t at, chunk_from, chunk_to; /* lines of the group: before the segment, of the chunk */
+    ptrdiff_t from, to;                 /* of the current piece */
     double l2;
 } pieces;
 
+/* The group's part of the next segment, as from .. to; and its lines. */
+static ptrdiff_t next_part(pieces *p) {
+    /* Clamped as doubles: whatever the table says, a part lies in the vector. */
+    double size = (double)p->size, from = p->segment[0], to = from + p->segment[1];
+    ptrdiff_t first = !(from > 0) ? 0 : from < size ? (ptrdiff_t)from : p->size;
+    ptrdiff_t end = !(to > (double)first) ? first : to < size ? (ptrdiff_t)to : p->size;
+    ptrdiff_t lines = cn_ceil_div(end - first, LINE);
+    ptrdiff_t before = cn_part(lines, p->groups, p->group);
+    ptrdiff_t after = cn_part(lines, p->groups, p->group + 1);
+    p->from = first + before * LINE;
+    p->to = cn_min(end, first + after * LINE);
+    p->l2 = p->segment[2];
+    p->segment += 3;
+    return after - before;
+}
+
 static pieces pieces_of(cn_tensor w, cn_tensor segments, ptrdiff_t chunk) {
-    const double *first = segments.data;
-    return (pieces){first,
-                    first + 3 * segments.shape[0],
-                    chunk * CHUNK,
-                    cn_min((chunk + 1) * CHUNK, w.shape[0]),
-                    0,
-                    0,
-                    0};
+    const double *first = segments.data, *end = first + 3 * segments.shape[0];
+    ptrdiff_t groups = groups_of(w), chunks = chunks_of(w) / groups, lines = 0;
+    pieces p = {.segment = first,
+                .end = end,
+                .size = w.shape[0],
+                .group = chunk / chunks,
+                .groups = groups};
+    while (p.segment < end) lines += next_part(&p);
+    p.segment = first;
+    p.chunk_from = cn_part(lines, chunks, chunk % chunks);
+    p.chunk_to = cn_part(lines, chunks, chunk % chunks + 1);
+    return p;
 }
 
 static int next_piece(pieces *p) {
     while (p->segment < p->end) {
-        /* Clamped as doubles: whatever the table says, a piece lies in its chunk. */
-        double from = p->segment[0], to = p->segment[0] + p->segment[1];
-        p->l2 = p->segment[2];
-        p->segment += 3;
-        if (!(from < (double)p->chunk_to && to > (double)p->chunk_from)) continue;
-        p->from = from > (double)p->chunk_from ? (ptrdiff_t)from : p->chunk_from;
-        p->to = to < (double)p->chunk_to ? (ptrdiff_t)to : p->chunk_to;
+        ptrdiff_t at = p->at, lines = next_part(p);
+        ptrdiff_t first = cn_max(0, p->chunk_from - at), end = cn_min(lines, p->chunk_to - at);
+        p->at += lines;
+        if (first >= end) continue;
+        if (end < lines) p->to = p->from + end * LINE;
+        p->from += first * LINE;
         return 1;
     }
     return 0;
@@ -275,7 +301,8 @@ static void guard_run(const void *args, const cn_step *step, ptrdiff_t chunk, vo
         cn_fail(step, CN_NOT_FINITE_LOSS);
         return;
     }
-    ptrdiff_t from = chunk * CHUNK, to = cn_min(from + CHUNK, a->dw.shape[0]);
+    ptrdiff_t size = a->dw.shape[0], chunks = chunks_of(a->dw);
+    ptrdiff_t from = cn_part(size, chunks, chunk), to = cn_part(size, chunks, chunk + 1);
     v_check check = {0};
     v_check_finite((const real *)a->dw.data + from, to - from, &check);
     if (!v_all_finite(check)) cn_fail(step, CN_NOT_FINITE_GRADIENT);
