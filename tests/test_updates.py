@@ -3,6 +3,8 @@ conventions from others'."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -265,6 +267,21 @@ def test_the_penalty_s_gradient_goes_through_the_rule(rule):
         same(np.delete(array, [7, 8]), np.delete(wanted[name], [7, 8]))
         assert (array[7:9] == before[7:9]).all()
         assert (np.delete(array, [7, 8]) != np.delete(before, [7, 8])).all()
+
+
+@pytest.mark.parametrize("size", [1, 8192, 8193, 131072, 300_001])
+def test_every_element_of_a_segment_is_updated_once(size):
+    """Wherever segments begin and end, and however short they are."""
+    random = np.random.RandomState(size)
+    cuts = np.unique(np.append(random.randint(0, size + 1, 80), [0, size]))
+    pairs = list(itertools.pairwise(cuts))
+    segments = np.array([[a, b - a, 0.0] for a, b in pairs[::2]] + [[size, 0, 0.0]])
+    want = np.zeros(size, "float32")
+    for offset, length, _ in segments.astype(int):
+        want[offset : offset + length] = -1
+    ones = np.ones(size, "float32")
+    got = cnn.ops.sgd.update(w=np.zeros(size, "float32"), dw=ones, segments=segments, lr=1.0)["w"]
+    assert np.array_equal(got, want)
 
 
 # In training.

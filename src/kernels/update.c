@@ -5,12 +5,13 @@
 /* Chunks are dealt in the order of what part of its parameter each takes: first the beginnings of
  * all, at the end their ends. So a thread meets of each parameter the rows whose gradients it has
  * mostly made itself, and those do not travel from cache to cache. A group of chunks takes the same
- * part of each parameter, in whole lines of memory; one chunk as many elements at most. */
+ * sixteenth of each parameter, in whole lines of memory, and a chunk near CHUNK elements of it; a
+ * small vector is one chunk. */
 enum { CHUNK = 8192, GROUPS = 16, LINE = 64 / (int)sizeof(real) };
 
-static ptrdiff_t groups_of(cn_tensor w) { return cn_min(GROUPS, cn_ceil_div(w.shape[0], CHUNK)); }
 static ptrdiff_t chunks_of(cn_tensor w) {
-    return groups_of(w) * cn_ceil_div(w.shape[0], groups_of(w) * CHUNK);
+    ptrdiff_t size = w.shape[0];
+    return size <= CHUNK ? 1 : GROUPS * cn_ceil_div(size, GROUPS * CHUNK);
 }
 
 static const char *check(cn_tensor w, cn_tensor segments) {
@@ -34,7 +35,7 @@ static ptrdiff_t update_chunks(const void *args, ptrdiff_t n) {
 /* What one chunk and one segment have in common; walks the segments. */
 typedef struct {
     const double *segment, *end;
-    ptrdiff_t size, group, groups;
+    ptrdiff_t size, group, next_group;
     ptrdiff_t at, chunk_from, chunk_to; /* lines of the group: before the segment, of the chunk */
     ptrdiff_t from, to;                 /* of the current piece */
     double l2;
@@ -47,8 +48,7 @@ static ptrdiff_t next_part(pieces *p) {
     ptrdiff_t first = !(from > 0) ? 0 : from < size ? (ptrdiff_t)from : p->size;
     ptrdiff_t end = !(to > (double)first) ? first : to < size ? (ptrdiff_t)to : p->size;
     ptrdiff_t lines = cn_ceil_div(end - first, LINE);
-    ptrdiff_t before = cn_part(lines, p->groups, p->group);
-    ptrdiff_t after = cn_part(lines, p->groups, p->group + 1);
+    ptrdiff_t before = lines * p->group / GROUPS, after = lines * p->next_group / GROUPS;
     p->from = first + before * LINE;
     p->to = cn_min(end, first + after * LINE);
     p->l2 = p->segment[2];
@@ -58,12 +58,9 @@ static ptrdiff_t next_part(pieces *p) {
 
 static pieces pieces_of(cn_tensor w, cn_tensor segments, ptrdiff_t chunk) {
     const double *first = segments.data, *end = first + 3 * segments.shape[0];
-    ptrdiff_t groups = groups_of(w), chunks = chunks_of(w) / groups, lines = 0;
-    pieces p = {.segment = first,
-                .end = end,
-                .size = w.shape[0],
-                .group = chunk / chunks,
-                .groups = groups};
+    ptrdiff_t groups = cn_min(GROUPS, chunks_of(w)), chunks = chunks_of(w) / groups, lines = 0;
+    ptrdiff_t group = chunk / chunks, next = groups == 1 ? GROUPS : group + 1;
+    pieces p = {first, end, w.shape[0], group, next, 0, 0, 0, 0, 0, 0};
     while (p.segment < end) lines += next_part(&p);
     p.segment = first;
     p.chunk_from = cn_part(lines, chunks, chunk % chunks);
