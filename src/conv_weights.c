@@ -263,7 +263,7 @@ static void dw_panel(const dw_block *b, gemm_panel panel, range weights, ptrdiff
         ptrdiff_t r = row / taps;
         next = cn_min(weights.to, (r + 1) * taps);
         inner_rows met = rows_inside(g, b->p0 * g->stride_h - g->top + r, b->x.runs);
-        gemm_rows inside = gemm_share_asking(b->x, next - row, j);
+        gemm_rows inside = gemm_share_asking(b->x, next - row, j, g->k);
         gemm_panel under = panel;
         inside.x += r * b->line + row % taps + met.first * b->x.run_stride;
         inside.runs = met.count;
@@ -285,12 +285,12 @@ static void dw_strips(const dw_block *b, range columns, range weights, real *pac
         gemm_columns strip = CN(gemm_columns_of)(packed, b->dy + j, k, 1, b->count,
                                                  cn_min(GEMM_STRIP, columns.to - j),
                                                  weights.to - weights.from, b->more);
-        int ends = strip.pitch || j + GEMM_STRIP >= columns.to;
+        int next_block = strip.pitch || j + GEMM_STRIP >= columns.to;
         const real *next = b->dy + (strip.pitch ? j : columns.from) + b->count * k;
-        if (!ends) next = b->dy + j + GEMM_STRIP;
+        if (!next_block) next = b->dy + j + GEMM_STRIP;
         for (ptrdiff_t i = 0; i < strip.width; i += GEMM_NR) {
             gemm_panel panel = gemm_panel_at(&strip, i);
-            if (b->follows || !ends) gemm_ask_for(&panel, next + i, k);
+            if (b->follows || !next_block) gemm_ask_for(&panel, next + i, k);
             dw_panel(b, panel, weights, j + i, cn_min(GEMM_NR, strip.width - i), sums);
         }
     }

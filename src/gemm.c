@@ -194,7 +194,7 @@ static __attribute__((noinline)) void put(const product *o, ptrdiff_t rows, ptrd
  * accumulators are rows * nv registers. */
 CN_INLINE void tile(const int rows, const int nv, const int halved, const int asks,
                     const int in_place, const product *restrict o, const real *x, real *y,
-                    ptrdiff_t ask, ptrdiff_t apart) {
+                    ptrdiff_t ask, ptrdiff_t apart, ptrdiff_t beside) {
     vec sum[24][4];
     half low[24];                  /* sums of the last vector, if halved */
     const int whole = nv - halved; /* vectors */
@@ -206,7 +206,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
      * negative index goes along the rows. */
     const int indexed = !in_place || (FEW_REGISTERS && rows <= 6);
     const int shared = !indexed ? 3 : in_place ? 1 : rows, pointers = (rows + shared - 1) / shared;
-    const ptrdiff_t pitch = o->panel.pitch, beside = g->beside;
+    const ptrdiff_t pitch = o->panel.pitch;
     const real *restrict panel = o->panel.data, *asked = panel + ask;
     real *const aside = MASKS ? NULL : o->aside, *to = aside ? aside : y;
     ptrdiff_t ldy = aside ? nv * VL : o->ldy;
@@ -252,7 +252,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         _Pragma("GCC unroll 8") for (int i = 0; i < pointers; i++) row[i] +=                       \
             indexed ? 0 : (steps) * step;                                                          \
         panel += (steps) * pitch;                                                                  \
-        if (asks && FEW_REGISTERS) asked += apart;                                                 \
+        if (asks && FEW_REGISTERS) asked += apart / STEPS * (steps);                               \
         index += (steps) * step * (ptrdiff_t)sizeof(real);                                         \
     } while (0)
         while (index < 0) MULTIPLY(STEPS);
@@ -295,13 +295,14 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
                           const int in_place, const product *o, place *next, ptrdiff_t count) {
     const gemm_panel *panel = &o->panel;
     for (; count > 0; count--, next->tile++) {
-        ptrdiff_t ask = 0, apart = VL;
+        ptrdiff_t ask = 0, apart = VL, beside = o->x->beside;
         if (asks && FEW_REGISTERS) {
             /* A line a turn, of the next panel or of x two tiles ahead: where a row is one, those
-             * of every other row, then the others. */
+             * of every other row, then the others; so of what is beside. */
             ptrdiff_t pitch = o->follows ? panel->pitch : panel->next_pitch;
             ask = (o->follows ? next->x + 2 * rows * o->x->ld : panel->next) - panel->data;
             ask += next->tile % 2 * pitch, apart = STEPS * pitch;
+            beside += next->tile % 2 * o->x->step;
         } else if (asks && nv == GEMM_NV && o->follows) {
             /* Every fourth line of x, four tiles ahead; the next tile takes the lines between. */
             ask = next->x + 4 * rows * o->x->ld - panel->data;
@@ -313,7 +314,7 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
             ask = panel->next ? panel->next - panel->data : 0;
             if (next->others >= nv) ask += (next->tile - 1) * nv / next->others * VL, apart = 0;
         }
-        tile(rows, nv, halved, asks, in_place, o, next->x, next->y, ask, apart);
+        tile(rows, nv, halved, asks, in_place, o, next->x, next->y, ask, apart, beside);
         next->x += rows * o->x->ld;
         next->y += rows * o->ldy;
     }
@@ -414,7 +415,8 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
                  .aside = MASKS || last == VL ? NULL : aside,
                  .follows = follows};
     ptrdiff_t at_once = g->block ? GEMM_BLOCK : m;
-    ptrdiff_t asking = FEW_REGISTERS && asks && by_columns ? cn_max(g->asking, GEMM_BLOCK) : 0;
+    ptrdiff_t asking =
+        FEW_REGISTERS && asks && by_columns && !g->block ? cn_max(g->asking, GEMM_BLOCK) : 0;
     for (ptrdiff_t i = 0, some; i < m; i += some) {
         const real *x = g->x + (g->block ? i / GEMM_BLOCK * g->block : i * g->ld);
         some = cn_min(i < asking ? asking : at_once, m - i);

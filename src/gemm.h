@@ -38,7 +38,7 @@ typedef struct {
     int far;          /* whether they come from memory: where they follow each other, tiles ask for
                          some that are to come */
     ptrdiff_t beside; /* from each number to one that is to follow, asked for meanwhile where rows
-                         are columns and a panel has a next; or 0 */
+                         are columns; with 16 registers, if the panel has a next; or 0 */
     ptrdiff_t asking; /* with 16 registers, of rows that are columns so many ask, at the least
                          GEMM_BLOCK; with 32 all do */
     ptrdiff_t passed; /* rows of w between groups that meet none of x */
@@ -133,13 +133,13 @@ CN_INLINE gemm_panel gemm_panel_at(const gemm_columns *columns, ptrdiff_t j) {
  * it needs and no more. GEMM_BLOCK rows are whole tiles, of a wide panel and of a narrow one. */
 enum { GEMM_BLOCK = 12 };
 
-/* Of m rows that are columns, those with which the panel that begins with column j of a strip asks
- * for what is beside. With 16 registers asking takes time: each of the strip's panels has a part.
- */
-CN_INLINE gemm_rows gemm_share_asking(gemm_rows x, ptrdiff_t m, ptrdiff_t j) {
+/* Of m rows that are columns, those with which the panel that begins with column j of so many asks
+ * for what is beside. With 16 registers asking takes time: each panel of a strip has a part. */
+CN_INLINE gemm_rows gemm_share_asking(gemm_rows x, ptrdiff_t m, ptrdiff_t j, ptrdiff_t columns) {
     if (GEMM_NV == 4 || !x.beside) return x;
-    x.asking = cn_round_up(cn_ceil_div(m, GEMM_TOGETHER), GEMM_BLOCK);
-    x.beside += j / GEMM_NR % GEMM_TOGETHER * x.asking;
+    ptrdiff_t panels = gemm_panels(cn_min(GEMM_STRIP, columns - j / GEMM_STRIP * GEMM_STRIP));
+    x.asking = cn_round_up(cn_ceil_div(m, panels), GEMM_BLOCK);
+    x.beside += j % GEMM_STRIP / GEMM_NR * x.asking;
     return x;
 }
 

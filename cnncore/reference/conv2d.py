@@ -99,11 +99,13 @@ def _case(name: str, x: Shape, filters: Shape, bias: bool = True, **attributes: 
     return Case(name, arrays, attributes)
 
 
-def _many(name: str, x: Shape, filter: tuple[int, int], **attributes: Any) -> Case:
-    """516 filters, some more than whole vectors. Most of w is 0: the bound of dx, full sums of as
+def _many(
+    name: str, x: Shape, filter: tuple[int, int], filters: int = 516, **attributes: Any
+) -> Case:
+    """Many filters, some more than whole vectors. Most of w is 0: the bound of dx, full sums of as
     many terms, would also allow for mistakes."""
-    w = Draw((*filter, x[3], 516), "sparse")
-    return Case(name, {"x": x, "w": w, "b": (516,)}, attributes)
+    w = Draw((*filter, x[3], filters), "sparse")
+    return Case(name, {"x": x, "w": w, "b": (filters,)}, attributes)
 
 
 CASES = [
@@ -159,6 +161,7 @@ CASES = [
     _case("short rows", (33, 2, 3, 67), (3, 1, 130), padding=(1, 0)),
     _many("many filters", (23, 3, 4, 67), (3, 2), padding=1),
     _many("many filters, an image at a time", (2, 31, 8, 64), (2, 3)),
+    _many("more filters, an image at a time", (2, 13, 13, 64), (2, 3), filters=1060),
     _many("many filters, strides", (3, 9, 10, 76), (3, 4), stride=(2, 3), padding=(3, 5)),
     _many("many filters, stride beyond them", (2, 7, 8, 65), (2, 1), stride=3),
 ]

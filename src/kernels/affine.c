@@ -70,10 +70,10 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
             gemm_panel panel = gemm_panel_at(&met, j);
             /* Not for what another thread may have. With 16 registers asking costs a variant, for
              * what comes from far away. */
-            if (!ends && (GEMM_NV == 4 || x.column != 1))
+            if (!ends && w.column == 1 && (GEMM_NV == 4 || x.column != 1))
                 gemm_ask_for(&panel, right + some * w.row + j, w.row);
             gemm_epilogue epilogue = {last && bias ? bias + first + j : NULL, last && relu, l > 0};
-            gemm_rows asking = gemm_share_asking(rows, to - from, j);
+            gemm_rows asking = gemm_share_asking(rows, to - from, j, width);
             CN(gemm)(&asking, to - from, panel, cn_min(GEMM_NR, width - j), y + j, pitch, epilogue);
         }
     }
@@ -92,17 +92,18 @@ static const char *forward_check(const void *args) {
 /* Forward: stage 0 multiplies. A few columns of long sums are made in parts. Of a minibatch stage 1
  * adds them up: so there is enough to do without small blocks of rows, each of which packs w anew,
  * and strips that differ in width leave no thread waiting. (What one strip would gain is less than
- * adding up takes.) Of a w that caches hold two parts are made: each of two threads then reads the
- * half of its rows that it updates, too (update.c), and no line of it travels from cache to cache.
- * Of more rows than a minibatch's a chunk makes all parts and adds them up. The parts depend on w's
- * shape alone: an example's result does not depend on how many it comes with. */
-enum { LONG_SUM = 2048, FEW_STRIPS = 4, HALVED_SUM = 512, HALVED = 1 << 19 };
-enum { MOST_PARTS = 4, PART_SUMS = ROWS * GEMM_STRIP };
+ * adding up takes.) Two parts are made where caches hold w: so each of two threads reads the half
+ * of its rows that it also updates (update.c), and no line of it travels from cache to cache; very
+ * few columns are not worth it. Of more rows than a minibatch's a chunk makes all parts and adds
+ * them up. The parts depend on w's shape alone: an example's result does not depend on how many it
+ * comes with. */
+enum { LONG_SUM = 2048, FEW_STRIPS = 4, MOST_PARTS = 4, PART_SUMS = ROWS * GEMM_STRIP };
+enum { HALVED_SUM = 512, VERY_FEW = 16, HALVED = 1 << 19 };
 
 static ptrdiff_t forward_parts(const affine_forward *a) {
     ptrdiff_t d = a->w.shape[0], strips = gemm_strips(a->w.shape[1]);
     if (d >= LONG_SUM && strips > 1 && strips <= FEW_STRIPS) return MOST_PARTS;
-    return d >= HALVED_SUM && strips > 1 && cn_elements(a->w) <= HALVED ? 2 : 1;
+    return d >= HALVED_SUM && a->w.shape[1] > VERY_FEW && cn_elements(a->w) <= HALVED ? 2 : 1;
 }
 
 static int few_columns(const affine_forward *a) { return dots_pay(a->w.shape[1], a->w.shape[0]); }
