@@ -2,10 +2,10 @@
  * penalty and the guard that lets no step with a non-finite loss or gradient through.
  *
  * segments has one row (offset, length, l2) for each parameter; they do not overlap, and what lies
- * between them is padding and is left alone. The gradient g is dw + l2 w: the coupled L2 penalty 0.5 l2 sum w^2 is
- * differentiated here, so that it costs no pass of its own (l2 = 0 where it was added before).
- * Conventions are the course's: the velocity holds the learning rate, epsilon stands outside the
- * root, t counts from 1.
+ * between them is padding and is left alone. The gradient g is dw + l2 w: the coupled L2 penalty
+ * 0.5 l2 sum w^2 is differentiated here, so that it costs no pass of its own (l2 = 0 where it was
+ * added before). Conventions are the course's: the velocity holds the learning rate, epsilon stands
+ * outside the root, t counts from 1.
  *
  *     sgd:       w -= lr g
  *     momentum:  v = mu v - lr g;  w += v
