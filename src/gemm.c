@@ -252,7 +252,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         _Pragma("GCC unroll 8") for (int i = 0; i < pointers; i++) row[i] +=                       \
             indexed ? 0 : (steps) * step;                                                          \
         panel += (steps) * pitch;                                                                  \
-        if (asks && FEW_REGISTERS) asked += apart / STEPS * (steps);                               \
+        if (asks && FEW_REGISTERS) asked += (steps) * apart;                                       \
         index += (steps) * step * (ptrdiff_t)sizeof(real);                                         \
     } while (0)
         while (index < 0) MULTIPLY(STEPS);
@@ -262,7 +262,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         if (--runs == 0) {
             x += g->group_stride - g->runs * g->run_stride;
             panel += g->passed * pitch;
-            asked += g->passed * (apart / STEPS);
+            asked += g->passed * apart;
             runs = g->runs;
         }
     }
@@ -301,7 +301,7 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
              * of every other row, then the others; so of what is beside. */
             ptrdiff_t pitch = o->follows ? panel->pitch : panel->next_pitch;
             ask = (o->follows ? next->x + 2 * rows * o->x->ld : panel->next) - panel->data;
-            ask += next->tile % 2 * pitch, apart = STEPS * pitch;
+            ask += next->tile % 2 * pitch, apart = pitch;
             beside += next->tile % 2 * o->x->step;
         } else if (asks && nv == GEMM_NV && o->follows) {
             /* Every fourth line of x, four tiles ahead; the next tile takes the lines between. */
@@ -420,9 +420,9 @@ void CN(gemm)(const gemm_rows *g, ptrdiff_t m, gemm_panel panel, ptrdiff_t width
     for (ptrdiff_t i = 0, some; i < m; i += some) {
         const real *x = g->x + (g->block ? i / GEMM_BLOCK * g->block : i * g->ld);
         some = cn_min(i < asking ? asking : at_once, m - i);
-        int second = FEW_REGISTERS ? i < asking || (asks && !by_columns) || follows
-                                   : HALVES && last <= VL / 2;
-        panels[nv - 1][second](&o, x, some, y + i * ldy);
+        int variant = FEW_REGISTERS ? i < asking || (asks && !by_columns) || follows
+                                    : HALVES && last <= VL / 2;
+        panels[nv - 1][variant](&o, x, some, y + i * ldy);
     }
 }
 
