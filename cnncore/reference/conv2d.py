@@ -160,8 +160,8 @@ CASES = [
     _case("batch in parts", (9, 6, 6, 4), (3, 3, 8), padding=1),
     _case("short rows", (33, 2, 3, 67), (3, 1, 130), padding=(1, 0)),
     _many("many filters", (23, 3, 4, 67), (3, 2), padding=1),
-    _many("many filters, an image at a time", (2, 31, 8, 64), (2, 3)),
-    _many("more filters, an image at a time", (2, 13, 13, 64), (2, 3), filters=1060),
+    _many("many filters, more pixels", (2, 31, 8, 64), (2, 3)),
+    _many("many filters, an image at a time", (2, 13, 13, 64), (2, 3), filters=1060),
     _many("many filters, strides", (3, 9, 10, 76), (3, 4), stride=(2, 3), padding=(3, 5)),
     _many("many filters, stride beyond them", (2, 7, 8, 65), (2, 1), stride=3),
 ]
