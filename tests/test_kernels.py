@@ -382,9 +382,10 @@ def test_a_column_does_not_feel_those_beside_it(n, d, dtype, isa):
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", selfcheck.DTYPES)
-@pytest.mark.parametrize("d", [128, 256])
+@pytest.mark.parametrize("d", [128, 256, 1792])
 def test_gradients_of_a_long_batch_from_copies_are_exact(d, dtype, isa):
-    """Inputs a power of two apart, copied, and summed in parts. Small integers are exact."""
+    """Inputs that share few sets of the caches, copied, also column by column, and summed in parts.
+    Small integers are exact."""
     random = np.random.RandomState(0)
     given = {"x": (600, d), "w": (d, 70), "dy": (600, 70)}
     given = {name: random.randint(-3, 4, shape).astype(dtype) for name, shape in given.items()}

@@ -273,7 +273,6 @@ static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chu
 
 typedef struct {
     ptrdiff_t d, m;
-    ptrdiff_t weight_blocks;             /* blocks of rows of dw */
     ptrdiff_t parts;                     /* of dw's sums over the batch, at most */
     int copies;                          /* whether dw is made of them */
     int transposed;                      /* whether dw^T is made, of strips of x */
@@ -306,6 +305,9 @@ static ptrdiff_t most_across(ptrdiff_t d, ptrdiff_t m) {
     return d >= LEAST_ACROSS ? cn_min(MOST_ACROSS, m / LONG_ACROSS) : 0;
 }
 
+/* Blocks of rows of dw made of copies, at most. */
+static ptrdiff_t most_blocks(ptrdiff_t d) { return cn_ceil_div(d, 2 * GEMM_BLOCK); }
+
 static backward_layout layout_of(const affine_backward *a) {
     backward_layout o;
     ptrdiff_t n = a->x.shape[0], bytes = (ptrdiff_t)sizeof(real);
@@ -317,17 +319,13 @@ static backward_layout layout_of(const affine_backward *a) {
     o.copies = cn_present(a->dw) && few_sets && !o.transposed && n > FEW_EXAMPLES &&
                n * (o.d + o.m) <= MOST_COPIED / bytes &&
                (!WIDE_PANELS || gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes);
-    /* Copied already, few rows cost a chunk nothing. */
-    ptrdiff_t strips = gemm_strips(o.m), most = cn_ceil_div(o.d, 2 * GEMM_BLOCK);
-    o.weight_blocks = o.copies       ? cn_clamp(MANY_CHUNKS / strips, cn_ceil_div(o.d, ROWS), most)
-                      : o.transposed ? gemm_strips(o.d)
-                                     : row_blocks(o.d, strips, n);
     /* Parts where blocks and strips are not enough chunks. They go by the shape of dw and the
      * batch at hand, not by `copies`, which a larger batch to come would change. */
     o.parts = 1;
     if (n >= 2 * PART) {
-        ptrdiff_t blocks = o.transposed               ? o.weight_blocks
-                           : few_sets && !WIDE_PANELS ? most
+        ptrdiff_t strips = gemm_strips(o.m);
+        ptrdiff_t blocks = o.transposed               ? gemm_strips(o.d)
+                           : few_sets && !WIDE_PANELS ? most_blocks(o.d)
                                                       : row_blocks(o.d, strips, PART);
         o.parts = cn_clamp(MANY_CHUNKS / (blocks * strips), 1,
                            cn_clamp((4 << 20) / (o.d * o.m * 8), 1, n / PART));
@@ -345,6 +343,14 @@ static backward_layout layout_of(const affine_backward *a) {
 
 static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) {
     return cn_clamp(n / PART, 1, o.parts);
+}
+
+/* Blocks of rows of dw. Copied already, few rows cost a chunk nothing. */
+static ptrdiff_t weight_blocks(backward_layout o, ptrdiff_t n) {
+    ptrdiff_t strips = gemm_strips(o.m);
+    if (o.transposed) return gemm_strips(o.d);
+    return o.copies ? cn_clamp(MANY_CHUNKS / strips, cn_ceil_div(o.d, ROWS), most_blocks(o.d))
+                    : row_blocks(o.d, strips * active_parts(o, n), n);
 }
 
 /* Blocks and strips of dx: of examples and inputs, or across, of inputs and examples. */
@@ -371,7 +377,7 @@ static ptrdiff_t dx_chunks(const void *args, ptrdiff_t n) {
 static ptrdiff_t dw_chunks(const void *args, ptrdiff_t n) {
     const affine_backward *a = args;
     backward_layout o = layout_of(a);
-    return cn_present(a->dw) ? active_parts(o, n) * o.weight_blocks * gemm_strips(o.m) : 0;
+    return cn_present(a->dw) ? active_parts(o, n) * weight_blocks(o, n) * gemm_strips(o.m) : 0;
 }
 
 static const char *backward_check(const void *args) {
@@ -388,51 +394,64 @@ static const char *backward_check(const void *args) {
 
 static ptrdiff_t backward_workspace(const void *args) { return layout_of(args).bytes; }
 
-/* Rows of x and dy that a chunk copies: as they lie in memory, from few pages, and some lines of
- * each block and panel. */
-enum { ROWS_COPIED = 16 };
+/* A chunk copies rows of x and dy as they lie in memory, from few pages: some lines of each block
+ * and panel. Of wide rows it copies a part, so that threads copy the columns that they are to read
+ * and no line of those travels from cache to cache. */
+enum { ROWS_COPIED = 16, COLUMNS_COPIED = 256 };
 
-static ptrdiff_t copy_chunks(backward_layout o, ptrdiff_t n) {
-    return o.copies ? cn_ceil_div(n, ROWS_COPIED) : 0;
+static ptrdiff_t columns_parts(backward_layout o) {
+    return cn_clamp(cn_max(o.d, o.m) / COLUMNS_COPIED, 1, 16);
+}
+
+static ptrdiff_t copy_chunks(const void *args, ptrdiff_t n) {
+    backward_layout o = layout_of(args);
+    return o.copies ? columns_parts(o) * cn_ceil_div(n, ROWS_COPIED) : 0;
+}
+
+/* Columns before a part of them, of whole blocks or panels. */
+static ptrdiff_t columns_before(ptrdiff_t columns, ptrdiff_t unit, ptrdiff_t parts, ptrdiff_t i) {
+    return cn_min(columns, unit * cn_part(cn_ceil_div(columns, unit), parts, i));
+}
+
+static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const affine_backward *a = args;
+    backward_layout o = layout_of(a);
+    ptrdiff_t n = step->n, block = gemm_block_size(n), pieces = cn_ceil_div(n, ROWS_COPIED);
+    ptrdiff_t parts = columns_parts(o), part = chunk / pieces;
+    ptrdiff_t from = chunk % pieces * ROWS_COPIED, to = cn_min(n, from + ROWS_COPIED);
+    real *x_blocks = (real *)((char *)a->head.workspace + o.x_blocks);
+    ptrdiff_t i = columns_before(o.d, GEMM_BLOCK, parts, part);
+    CN(gemm_copy)(x_blocks + i / GEMM_BLOCK * block + from * GEMM_BLOCK, block,
+                  (const real *)a->x.data + from * o.d + i, o.d, to - from,
+                  columns_before(o.d, GEMM_BLOCK, parts, part + 1) - i);
+    real *dy_panels = (real *)((char *)a->head.workspace + o.dy_panels);
+    ptrdiff_t j = columns_before(o.m, GEMM_NR, parts, part);
+    CN(gemm_pack_rows)(dy_panels + n * j, (const real *)a->dy.data + j, o.m, from, to, n,
+                       columns_before(o.m, GEMM_NR, parts, part + 1) - j);
 }
 
 /* Terms of a panel of dy^T that a chunk turns around. */
 enum { TURNED = 128 };
 
-static ptrdiff_t turn_chunks(const affine_backward *a, backward_layout o, ptrdiff_t n) {
+static ptrdiff_t turn_chunks(const void *args, ptrdiff_t n) {
+    const affine_backward *a = args;
+    backward_layout o = layout_of(a);
     int across = cn_present(a->dx) && dx_cut_of(o, n).across;
     return across ? gemm_panels(n) * cn_ceil_div(o.m, TURNED) : 0;
 }
 
-static ptrdiff_t prepare_chunks(const void *args, ptrdiff_t n) {
-    backward_layout o = layout_of(args);
-    return copy_chunks(o, n) + turn_chunks(args, o, n);
-}
-
 /* A piece of a panel of dy^T. */
-static void turn_run(const affine_backward *a, backward_layout o, ptrdiff_t n, ptrdiff_t chunk) {
-    ptrdiff_t panels = gemm_panels(n), j = chunk % panels * GEMM_NR, l = chunk / panels * TURNED;
+static void turn_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
+    (void)scratch;
+    const affine_backward *a = args;
+    backward_layout o = layout_of(a);
+    ptrdiff_t n = step->n, panels = gemm_panels(n);
+    ptrdiff_t j = chunk % panels * GEMM_NR, l = chunk / panels * TURNED;
     ptrdiff_t width = cn_min(GEMM_NR, n - j);
     real *panel = (real *)((char *)a->head.workspace + o.dy_across) + o.m * j;
     CN(gemm_pack)(panel + l * cn_round_up(width, VL), (const real *)a->dy.data + j * o.m + l, 1,
                   o.m, cn_min(TURNED, o.m - l), width);
-}
-
-static void prepare_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
-    (void)scratch;
-    const affine_backward *a = args;
-    backward_layout o = layout_of(a);
-    ptrdiff_t n = step->n, copies = copy_chunks(o, n);
-    if (chunk >= copies) {
-        turn_run(a, o, n, chunk - copies);
-        return;
-    }
-    ptrdiff_t from = chunk * ROWS_COPIED, to = cn_min(n, from + ROWS_COPIED);
-    ptrdiff_t block = gemm_block_size(n);
-    char *workspace = a->head.workspace;
-    CN(gemm_copy)((real *)(workspace + o.x_blocks) + from * GEMM_BLOCK, block,
-                  (const real *)a->x.data + from * o.d, o.d, to - from, o.d);
-    CN(gemm_pack_rows)((real *)(workspace + o.dy_panels), a->dy.data, o.m, from, to, n, o.m);
 }
 
 static ptrdiff_t backward_scratch(const void *args) {
@@ -537,9 +556,8 @@ static void dx_run(const void *args, const cn_step *step, ptrdiff_t chunk, void 
 
 /* Rows of dw before a block of them; of a copy, which has them by GEMM_BLOCK, a multiple of that.
  */
-static ptrdiff_t rows_before(backward_layout o, ptrdiff_t block) {
-    ptrdiff_t unit = o.copies ? GEMM_BLOCK : 1;
-    return cn_min(o.d, unit * cn_part(cn_ceil_div(o.d, unit), o.weight_blocks, block));
+static ptrdiff_t rows_before(backward_layout o, ptrdiff_t blocks, ptrdiff_t block) {
+    return columns_before(o.d, o.copies ? GEMM_BLOCK : 1, blocks, block);
 }
 
 /* Rows row .. end of a strip of dw, summed over examples from .. to of n, from the copies. */
@@ -577,7 +595,8 @@ static void dw_run(const void *args, const cn_step *step, ptrdiff_t chunk, void 
     backward_layout o = layout_of(a);
     ptrdiff_t n = step->n;
     ptrdiff_t parts = active_parts(o, n), part = chunk % parts;
-    place at = place_of(chunk / parts, o.d, o.m, o.weight_blocks, gemm_strips(o.m));
+    ptrdiff_t blocks = weight_blocks(o, n);
+    place at = place_of(chunk / parts, o.d, o.m, blocks, gemm_strips(o.m));
     ptrdiff_t from = cn_part(n, parts, part), to = cn_part(n, parts, part + 1);
     char *workspace = a->head.workspace;
     real *out = parts > 1 ? (real *)(workspace + o.dw_parts) + part * o.d * o.m : a->dw.data;
@@ -585,7 +604,7 @@ static void dw_run(const void *args, const cn_step *step, ptrdiff_t chunk, void 
         transposed_dw(a, o, at.block, from, to, out, scratch);
         return;
     }
-    ptrdiff_t row = rows_before(o, at.block), end = rows_before(o, at.block + 1);
+    ptrdiff_t row = rows_before(o, blocks, at.block), end = rows_before(o, blocks, at.block + 1);
     out += row * o.m + at.strip * GEMM_STRIP;
     if (o.copies)
         product_of_copies(o, workspace, n, from, to, row, end, at.strip, out);
@@ -649,7 +668,8 @@ static const cn_kernel backward = {
     .check = backward_check,
     .workspace = backward_workspace,
     .scratch = backward_scratch,
-    .stages = {{prepare_chunks, prepare_run},
+    .stages = {{copy_chunks, copy_run},
+               {turn_chunks, turn_run, .joins = 1},
                {dx_chunks, dx_run},
                {dw_chunks, dw_run, .joins = 1},
                {db_chunks, db_run, .joins = 1},
