@@ -86,7 +86,7 @@ CN_INLINE void add_row(const int nv, vec *sum, const real *a, const vec *w) {
 CN_INLINE void add_products(const int rows, const int nv, const int halved, vec sum[24][4],
                             half low[24], const real *const *row, const int shared, ptrdiff_t ld,
                             ptrdiff_t at, ptrdiff_t index, const real *restrict panel,
-                            ptrdiff_t ask, ptrdiff_t apart, const int by_columns,
+                            const real *asked, ptrdiff_t apart, const int by_columns,
                             ptrdiff_t beside) {
     const int whole = nv - halved;
     vec w[4];
@@ -105,7 +105,7 @@ CN_INLINE void add_products(const int rows, const int nv, const int halved, vec 
         if (by_columns && j == nv - 1)
             __builtin_prefetch((const char *)(row[0] + at + beside) + index);
         else
-            __builtin_prefetch(panel + ask + j * apart);
+            __builtin_prefetch(asked + j * apart);
     }
 #pragma GCC unroll 24
     for (int i = 0; i < rows; i++) {
@@ -190,11 +190,17 @@ static __attribute__((noinline)) void put(const product *o, ptrdiff_t rows, ptrd
         }                                                                                          \
     } while (0)
 
+/* What a tile asks for: from where, and how far on each step, and how far each of its vectors. */
+typedef struct {
+    const real *from;
+    ptrdiff_t along, apart;
+} request;
+
 /* `rows`, `nv`, `halved`, `asks` and `in_place` are constants where this is inlined, so that the
  * accumulators are rows * nv registers. */
 CN_INLINE void tile(const int rows, const int nv, const int halved, const int asks,
                     const int in_place, const product *restrict o, const real *x, real *y,
-                    ptrdiff_t ask, ptrdiff_t apart, ptrdiff_t beside) {
+                    request ask, ptrdiff_t beside) {
     vec sum[24][4];
     half low[24];                  /* sums of the last vector, if halved */
     const int whole = nv - halved; /* vectors */
@@ -207,7 +213,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
     const int indexed = !in_place || (FEW_REGISTERS && rows <= 6);
     const int shared = !indexed ? 3 : in_place ? 1 : rows, pointers = (rows + shared - 1) / shared;
     const ptrdiff_t pitch = o->panel.pitch;
-    const real *restrict panel = o->panel.data, *asked = panel + ask;
+    const real *restrict panel = o->panel.data, *asked = ask.from;
     real *const aside = MASKS ? NULL : o->aside, *to = aside ? aside : y;
     ptrdiff_t ldy = aside ? nv * VL : o->ldy;
 
@@ -247,12 +253,12 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
             __builtin_prefetch((const char *)(end + beside) + index, 0, 2);                        \
         _Pragma("GCC unroll 2") for (int i = 0; i < (steps); i++)                                  \
             add_products(rows, nv, halved, sum, low, i && !in_place ? second : row, shared, ld,    \
-                         in_place ? i : 0, indexed ? index : 0, panel + i * pitch, ask, apart,     \
-                         !in_place, beside);                                                       \
+                         in_place ? i : 0, indexed ? index : 0, panel + i * pitch, asked,          \
+                         ask.apart, !in_place, beside);                                            \
         _Pragma("GCC unroll 8") for (int i = 0; i < pointers; i++) row[i] +=                       \
             indexed ? 0 : (steps) * step;                                                          \
         panel += (steps) * pitch;                                                                  \
-        if (asks && FEW_REGISTERS) asked += (steps) * apart;                                       \
+        if (asks) asked += (steps) * ask.along;                                                    \
         index += (steps) * step * (ptrdiff_t)sizeof(real);                                         \
     } while (0)
         while (index < 0) MULTIPLY(STEPS);
@@ -262,7 +268,7 @@ CN_INLINE void tile(const int rows, const int nv, const int halved, const int as
         if (--runs == 0) {
             x += g->group_stride - g->runs * g->run_stride;
             panel += g->passed * pitch;
-            asked += g->passed * apart;
+            asked += g->passed * ask.along;
             runs = g->runs;
         }
     }
@@ -295,26 +301,28 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
                           const int in_place, const product *o, place *next, ptrdiff_t count) {
     const gemm_panel *panel = &o->panel;
     for (; count > 0; count--, next->tile++) {
-        ptrdiff_t ask = 0, apart = VL, beside = o->x->beside;
+        ptrdiff_t beside = o->x->beside;
+        request ask = {panel->data, panel->pitch, VL};
         if (asks && FEW_REGISTERS) {
             /* A line a turn, of the next panel or of x two tiles ahead: where a row is one, those
              * of every other row, then the others; so of what is beside. */
-            ptrdiff_t pitch = o->follows ? panel->pitch : panel->next_pitch;
-            ask = (o->follows ? next->x + 2 * rows * o->x->ld : panel->next) - panel->data;
-            ask += next->tile % 2 * pitch, apart = pitch;
+            if (o->follows) ask.from = next->x + 2 * rows * o->x->ld;
+            if (!o->follows) ask.from = panel->next, ask.along = panel->next_pitch;
+            ask.from += next->tile % 2 * ask.along;
             beside += next->tile % 2 * o->x->step;
         } else if (asks && nv == GEMM_NV && o->follows) {
             /* Every fourth line of x, four tiles ahead; the next tile takes the lines between. */
-            ask = next->x + 4 * rows * o->x->ld - panel->data;
-            ask += next->tile % 4 * (64 / (ptrdiff_t)sizeof(real)), apart = 0;
+            ask.from = next->x + 4 * rows * o->x->ld;
+            ask.from += next->tile % 4 * (64 / (ptrdiff_t)sizeof(real)), ask.apart = 0;
         } else if (asks && !next->tile) {
-            ask = PANEL_AHEAD * panel->pitch; /* its own */
-        } else if (asks) {
+            ask.from += PANEL_AHEAD * panel->pitch; /* its own */
+        } else if (asks && panel->next) {
             /* A column of vectors of the next panel, or where tiles are few, all of it. */
-            ask = panel->next ? panel->next - panel->data : 0;
-            if (next->others >= nv) ask += (next->tile - 1) * nv / next->others * VL, apart = 0;
+            ask.from = panel->next, ask.along = panel->next_pitch;
+            if (next->others >= nv)
+                ask.from += (next->tile - 1) * nv / next->others * VL, ask.apart = 0;
         }
-        tile(rows, nv, halved, asks, in_place, o, next->x, next->y, ask, apart, beside);
+        tile(rows, nv, halved, asks, in_place, o, next->x, next->y, ask, beside);
         next->x += rows * o->x->ld;
         next->y += rows * o->ldy;
     }
@@ -517,13 +525,17 @@ void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, p
     }
 }
 
-/* So few rows of x do not pay for packing what they meet, nor does it gain anything where all of it
- * fits the first cache, wherever its rows lie. */
+/* So few rows of x do not pay for packing what they meet, fewer where rows of w lie so far apart
+ * that a narrow panel does not even fit the second cache; nor does it gain anything where all of it
+ * fits the first, wherever its rows lie. */
 enum { FEW_ROWS = 4 * VL, SMALL = (16 << 10) / (int)sizeof(real) };
+static ptrdiff_t few_rows(ptrdiff_t row) {
+    return GEMM_NV == 2 && row * (ptrdiff_t)sizeof(real) % 8192 == 0 ? FEW_ROWS / 4 : FEW_ROWS;
+}
 
 /* Whether it is best to read columns where they are; and how many rows must follow. */
 static int stay(ptrdiff_t row, ptrdiff_t column, ptrdiff_t depth, ptrdiff_t m) {
-    return column == 1 && (gemm_rows_near(row) || m <= FEW_ROWS || depth * row <= SMALL);
+    return column == 1 && (gemm_rows_near(row) || m <= few_rows(row) || depth * row <= SMALL);
 }
 static ptrdiff_t rows_to_fill(ptrdiff_t row, ptrdiff_t width) {
     return cn_ceil_div(cn_round_up(width, VL) - width, row);

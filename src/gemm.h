@@ -80,9 +80,8 @@ CN_INLINE gemm_panel gemm_in_place(const real *columns, ptrdiff_t pitch) {
 CN_INLINE gemm_panel gemm_packed(const real *packed, ptrdiff_t width) {
     return gemm_in_place(packed, cn_round_up(width, VL));
 }
-/* Has columns asked for that lie `pitch` apart; with 32 registers, only if the panel's do, too. */
+/* Has columns asked for that lie `pitch` apart. */
 CN_INLINE void gemm_ask_for(gemm_panel *panel, const real *next, ptrdiff_t pitch) {
-    if (GEMM_NV == 4 && pitch != panel->pitch) return;
     panel->next = next;
     panel->next_pitch = pitch;
 }

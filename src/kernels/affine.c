@@ -68,10 +68,14 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                                                to - from, depth - l - some);
         for (ptrdiff_t j = 0; j < width; j += GEMM_NR) {
             gemm_panel panel = gemm_panel_at(&met, j);
-            /* Not for what another thread may have. With 16 registers asking costs a variant, for
-             * what comes from far away. */
-            if (!ends && w.column == 1 && (GEMM_NV == 4 || x.column != 1))
-                gemm_ask_for(&panel, right + some * w.row + j, w.row);
+            /* The rows that follow, or the next strip, but not what another thread may have. With
+             * 16 registers asking costs a variant, for what comes from far away. */
+            if (w.column == 1 && (GEMM_NV == 4 || x.column != 1)) {
+                if (!ends)
+                    gemm_ask_for(&panel, right + some * w.row + j, w.row);
+                else if (first + 2 * GEMM_STRIP <= columns)
+                    gemm_ask_for(&panel, w.data + first + GEMM_STRIP + j, w.row);
+            }
             gemm_epilogue epilogue = {last && bias ? bias + first + j : NULL, last && relu, l > 0};
             gemm_rows asking = gemm_share_asking(rows, to - from, j, width);
             CN(gemm)(&asking, to - from, panel, cn_min(GEMM_NR, width - j), y + j, pitch, epilogue);
