@@ -427,6 +427,21 @@ def test_data_of_either_precision_enter_a_net_of_either(length, kept, dtype, isa
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", selfcheck.DTYPES)
+@pytest.mark.parametrize("kept", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("length", [511, 512, 1030, 4200])
+def test_long_examples_arrive_whole_whatever_parts_they_come_in(length, kept, dtype, isa):
+    random = np.random.default_rng(0)
+    data, index = random.integers(0, 256, (90, length)).astype(kept), random.integers(0, 90, 75)
+    labels, mean = np.arange(90), random.integers(0, 9, length).astype(dtype)
+    given = {"data": data, "labels": labels, "index": index, "mean": mean, "classes": 90}
+    got = ops.gather.forward(**given, isa=isa)
+    values = data[index].astype(dtype) / np.array(255 if kept == "uint8" else 1, dtype)
+    assert np.array_equal(got["x"], values - mean)
+    assert np.array_equal(got["target"], index)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", selfcheck.DTYPES)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_one_value_that_is_not_finite_is_found_wherever_it_stands(bad, dtype, isa):
     mean, loss = np.zeros(1, dtype), np.array(1.0)

@@ -110,4 +110,11 @@ CASES = [
         {"classes": 10},
         _INDEX,
     ),
+    Case(
+        "in parts",
+        {"data": (6, 1030), "labels": _LABELS, "mean": (1030,), "scale": (1030,)},
+        {"classes": 10},
+        _INDEX,
+    ),
+    Case("bytes in parts", {"data": Draw((6, 2100), "bytes"), "scale": (1,)}, {}, _INDEX),
 ]

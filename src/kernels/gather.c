@@ -2,8 +2,9 @@
 
 #include "simd.h"
 
-/* Examples of one chunk: near 16384 elements. */
-static ptrdiff_t example_block(cn_tensor x) { return cn_max(1, 16384 / cn_example(x)); }
+/* Elements of one chunk, nearly: of whole examples, or parts of them. */
+enum { CHUNK = 16384 };
+static ptrdiff_t example_block(cn_tensor x) { return cn_max(1, CHUNK / cn_example(x)); }
 
 static int per_example(cn_tensor t, cn_tensor x) {
     if (!cn_present(t)) return 1;
@@ -27,8 +28,21 @@ static const char *gather_check(const void *args) {
     return NULL;
 }
 
+/* Long vectors are gathered in parts, for all examples one after the other: an affine layer's
+ * thread meets some inputs of all examples (affine.c), and those then are in its caches, and no
+ * line of theirs travels to others. An image belongs to one thread. */
+enum { LEAST_PART = 256, MOST_PARTS = 8 };
+static ptrdiff_t parts_of(cn_tensor x) {
+    ptrdiff_t pairs = cn_clamp(cn_example(x) / (2 * LEAST_PART), 0, MOST_PARTS / 2);
+    return x.rank == 2 && pairs ? 2 * pairs : 1;
+}
+static ptrdiff_t blocks_of(cn_tensor x, ptrdiff_t n) {
+    return cn_ceil_div(n, parts_of(x) * example_block(x));
+}
+
 static ptrdiff_t gather_chunks(const void *args, ptrdiff_t n) {
-    return cn_ceil_div(n, example_block(((const gather_forward *)args)->x));
+    const gather_forward *a = args;
+    return parts_of(a->x) * blocks_of(a->x, n);
 }
 
 /* x / 255 for whole numbers x up to 255, correctly rounded, without a division: 1/255 is 257/65536
@@ -60,6 +74,13 @@ static void read_values(cn_tensor data, ptrdiff_t at, ptrdiff_t length, real *x,
     v_check_finite(x, length, check);
 }
 
+/* Asks for what is read next: a part is short, and the processor would begin anew with each. */
+static void ask_for_values(cn_tensor data, ptrdiff_t at, ptrdiff_t length) {
+    ptrdiff_t bytes = data.type == CN_U8 ? 1 : data.type == CN_F64 ? 8 : 4;
+    const char *from = (const char *)data.data + at * bytes;
+    for (ptrdiff_t l = 0; l < length * bytes; l += 64) __builtin_prefetch(from + l);
+}
+
 /* mean or scale, short ones repeated until that is whole vectors. */
 enum { SHORT = 64 };
 typedef struct {
@@ -88,25 +109,38 @@ static void multiply(real *x, ptrdiff_t length, repeated scale) {
                v_store_n(x + j, v_load_n(x + j, some) * v_load_n(s + j, some), some));
 }
 
+/* The values for elements from `first` on. */
+static repeated from_element(repeated o, ptrdiff_t first, ptrdiff_t elements) {
+    return (repeated){o.period == elements ? o.values + first : o.values, o.period};
+}
+
 static void gather_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const gather_forward *a = args;
-    ptrdiff_t length = cn_example(a->x), block = example_block(a->x);
+    ptrdiff_t example = cn_example(a->x), parts = parts_of(a->x), blocks = blocks_of(a->x, step->n);
+    ptrdiff_t part = chunk / blocks, block = parts * example_block(a->x);
+    ptrdiff_t first = cn_part(example, parts, part);
+    ptrdiff_t length = cn_part(example, parts, part + 1) - first;
+    ptrdiff_t from = chunk % blocks * block, to = cn_min(step->n, from + block);
     real room[2][SHORT * VL];
-    const repeated mean = repeat(a->mean, room[0]), scale = repeat(a->scale, room[1]);
+    const repeated mean = from_element(repeat(a->mean, room[0]), first, example);
+    const repeated scale = from_element(repeat(a->scale, room[1]), first, example);
     v_check check = {0};
-    for (ptrdiff_t i = chunk * block; i < cn_min(step->n, (chunk + 1) * block); i++) {
-        ptrdiff_t row = (ptrdiff_t)step->index[i];
+    for (ptrdiff_t i = from; i < to; i++) {
+        ptrdiff_t row = (ptrdiff_t)step->index[i],
+                  next = (ptrdiff_t)step->index[cn_min(i + 1, to - 1)];
         if (row < 0 || row >= a->data.shape[0] ||
             (cn_present(a->labels) && row >= a->labels.shape[0])) {
             cn_fail(step, CN_BAD_INDEX);
             return;
         }
-        real *x = (real *)a->x.data + i * length;
-        read_values(a->data, row * length, length, x, &check);
+        real *x = (real *)a->x.data + i * example + first;
+        if (parts > 1 && next >= 0 && next < a->data.shape[0])
+            ask_for_values(a->data, next * example + first, length);
+        read_values(a->data, row * example + first, length, x, &check);
         if (mean.values) subtract(x, length, mean);
         if (scale.values) multiply(x, length, scale);
-        if (cn_present(a->labels)) {
+        if (part == 0 && cn_present(a->labels)) {
             int64_t label = ((const int64_t *)a->labels.data)[row];
             if (label < 0 || label >= a->classes[0]) cn_fail(step, CN_BAD_LABEL);
             ((int64_t *)a->target.data)[i] = label;
