@@ -218,7 +218,7 @@ def test_a_plan_serves_every_batch_up_to_its_capacity(data, net, n):
     ("n", "capacity", "d", "m"),
     [
         (20, 50, 65, 460), (20, 50, 256, 460), (600, 1100, 65, 460), (600, 1100, 256, 460),
-        (600, 1100, 256, 70), (500, 1030, 512, 2054),
+        (600, 1100, 256, 70), (300, 500, 2048, 1030),
     ],
 )  # fmt: skip
 def test_wide_layers_serve_every_batch_up_to_their_capacity(n, capacity, d, m):

@@ -292,8 +292,8 @@ enum { DEPTH_COPIED = DEPTH / 2 };
 
 /* Columns of x touch as many lines as there are examples, which a power of two between them puts
  * into a few sets of the caches, and each panel of dw reads them once. Then copies pay; wide panels
- * read x less often: there what all of them read must be much. Copies of a batch that is most of a
- * dataset would be too large. */
+ * read x less often: there the second cache must not hold them either, and what all panels read
+ * must be much. Copies of a batch that is most of a dataset would be too large. */
 enum { FEW_EXAMPLES = 32, MUCH_READ = 64 << 20, MOST_COPIED = 64 << 20 };
 
 /* So few outputs may leave vectors empty that x's columns fill, of dw^T. */
@@ -322,7 +322,8 @@ static backward_layout layout_of(const affine_backward *a) {
     o.transposed = emptier && (o.m <= 4 || o.d >= 64);
     o.copies = cn_present(a->dw) && few_sets && !o.transposed && n > FEW_EXAMPLES &&
                n * (o.d + o.m) <= MOST_COPIED / bytes &&
-               (!WIDE_PANELS || gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes);
+               (!WIDE_PANELS ||
+                (o.d * bytes % 8192 == 0 && gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes));
     /* Parts where blocks and strips are not enough chunks. They go by the shape of dw and the
      * batch at hand, not by `copies`, which a larger batch to come would change. */
     o.parts = 1;
