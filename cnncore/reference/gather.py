@@ -112,9 +112,9 @@ CASES = [
     ),
     Case(
         "in parts",
-        {"data": (6, 1030), "labels": _LABELS, "mean": (1030,), "scale": (1030,)},
+        {"data": (6, 4100), "labels": _LABELS, "mean": (4100,), "scale": (4100,)},
         {"classes": 10},
         _INDEX,
     ),
-    Case("bytes in parts", {"data": Draw((6, 2100), "bytes"), "scale": (1,)}, {}, _INDEX),
+    Case("bytes in parts", {"data": Draw((6, 4200), "bytes"), "scale": (1,)}, {}, _INDEX),
 ]

@@ -32,17 +32,17 @@ static const char *gather_check(const void *args) {
  * thread meets some inputs of all examples (affine.c), and those then are in its caches, and no
  * line of theirs travels to others. An image belongs to one thread. */
 enum { LEAST_PART = 256, MOST_PARTS = 8 };
-static ptrdiff_t parts_of(cn_tensor x) {
+static ptrdiff_t parts_of(cn_tensor x, ptrdiff_t n) {
     ptrdiff_t pairs = cn_clamp(cn_example(x) / (2 * LEAST_PART), 0, MOST_PARTS / 2);
-    return x.rank == 2 && pairs ? 2 * pairs : 1;
+    return x.rank == 2 && n > example_block(x) && pairs ? 2 * pairs : 1;
 }
 static ptrdiff_t blocks_of(cn_tensor x, ptrdiff_t n) {
-    return cn_ceil_div(n, parts_of(x) * example_block(x));
+    return cn_ceil_div(n, parts_of(x, n) * example_block(x));
 }
 
 static ptrdiff_t gather_chunks(const void *args, ptrdiff_t n) {
     const gather_forward *a = args;
-    return parts_of(a->x) * blocks_of(a->x, n);
+    return parts_of(a->x, n) * blocks_of(a->x, n);
 }
 
 /* x / 255 for whole numbers x up to 255, correctly rounded, without a division: 1/255 is 257/65536
@@ -117,18 +117,19 @@ static repeated from_element(repeated o, ptrdiff_t first, ptrdiff_t elements) {
 static void gather_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const gather_forward *a = args;
-    ptrdiff_t example = cn_example(a->x), parts = parts_of(a->x), blocks = blocks_of(a->x, step->n);
-    ptrdiff_t part = chunk / blocks, block = parts * example_block(a->x);
+    ptrdiff_t example = cn_example(a->x), n = step->n, parts = parts_of(a->x, n);
+    ptrdiff_t blocks = blocks_of(a->x, n), block = parts * example_block(a->x);
+    ptrdiff_t part = chunk / blocks;
     ptrdiff_t first = cn_part(example, parts, part);
     ptrdiff_t length = cn_part(example, parts, part + 1) - first;
-    ptrdiff_t from = chunk % blocks * block, to = cn_min(step->n, from + block);
+    ptrdiff_t from = chunk % blocks * block, to = cn_min(n, from + block);
     real room[2][SHORT * VL];
     const repeated mean = from_element(repeat(a->mean, room[0]), first, example);
     const repeated scale = from_element(repeat(a->scale, room[1]), first, example);
     v_check check = {0};
     for (ptrdiff_t i = from; i < to; i++) {
-        ptrdiff_t row = (ptrdiff_t)step->index[i],
-                  next = (ptrdiff_t)step->index[cn_min(i + 1, to - 1)];
+        ptrdiff_t row = (ptrdiff_t)step->index[i];
+        ptrdiff_t next = (ptrdiff_t)step->index[cn_min(i + 1, to - 1)];
         if (row < 0 || row >= a->data.shape[0] ||
             (cn_present(a->labels) && row >= a->labels.shape[0])) {
             cn_fail(step, CN_BAD_INDEX);
