@@ -306,8 +306,10 @@ CN_INLINE void some_tiles(const int rows, const int nv, const int halved, const 
         if (asks && FEW_REGISTERS) {
             /* A line a turn, of the next panel or of x two tiles ahead: where a row is one, those
              * of every other row, then the others; so of what is beside. */
-            if (o->follows) ask.from = next->x + 2 * rows * o->x->ld;
-            if (!o->follows) ask.from = panel->next, ask.along = panel->next_pitch;
+            if (o->follows)
+                ask.from = next->x + 2 * rows * o->x->ld;
+            else
+                ask.from = panel->next, ask.along = panel->next_pitch;
             ask.from += next->tile % 2 * ask.along;
             beside += next->tile % 2 * o->x->step;
         } else if (asks && nv == GEMM_NV && o->follows) {
@@ -525,12 +527,13 @@ void CN(gemm_copy)(real *blocks, ptrdiff_t block, const real *x, ptrdiff_t ld, p
     }
 }
 
-/* So few rows of x do not pay for packing what they meet, fewer where rows of w lie so far apart
- * that a narrow panel does not even fit the second cache; nor does it gain anything where all of it
- * fits the first, wherever its rows lie. */
+/* So few rows of x do not pay for packing what they meet, fewer of a narrow panel where not even
+ * the second cache holds it; nor does it gain anything where all of it fits the first, wherever its
+ * rows lie. */
 enum { FEW_ROWS = 4 * VL, SMALL = (16 << 10) / (int)sizeof(real) };
 static ptrdiff_t few_rows(ptrdiff_t row) {
-    return GEMM_NV == 2 && row * (ptrdiff_t)sizeof(real) % 8192 == 0 ? FEW_ROWS / 4 : FEW_ROWS;
+    int far = row * (ptrdiff_t)sizeof(real) % GEMM_FAR_APART == 0;
+    return GEMM_NV == 2 && far ? FEW_ROWS / 4 : FEW_ROWS;
 }
 
 /* Whether it is best to read columns where they are; and how many rows must follow. */

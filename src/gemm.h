@@ -80,7 +80,7 @@ CN_INLINE gemm_panel gemm_in_place(const real *columns, ptrdiff_t pitch) {
 CN_INLINE gemm_panel gemm_packed(const real *packed, ptrdiff_t width) {
     return gemm_in_place(packed, cn_round_up(width, VL));
 }
-/* Has columns asked for that lie `pitch` apart. */
+/* Has the panel asked for that begins at `next`, `pitch` from row to row. */
 CN_INLINE void gemm_ask_for(gemm_panel *panel, const real *next, ptrdiff_t pitch) {
     panel->next = next;
     panel->next_pitch = pitch;
@@ -102,6 +102,8 @@ void CN(gemm_pack_rows)(real *packed, const real *w, ptrdiff_t row, ptrdiff_t fr
  * apart share few sets of the caches, the fewer the narrower a panel is. */
 enum { GEMM_NEAR = GEMM_NV == 2 ? 2 : 32 };
 CN_INLINE int gemm_rows_near(ptrdiff_t row) { return row < GEMM_NEAR * GEMM_NR; }
+/* Of rows a multiple of so many bytes apart the second cache holds no more than a hundred or so. */
+enum { GEMM_FAR_APART = 8192 };
 
 /* Some columns of a matrix as panels, packed or as they stand. */
 typedef struct {

@@ -60,11 +60,13 @@ def test_all_gradients_of_an_affine_layer_are_exact(isa, threads):
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_gradient_of_weights_whose_panels_read_much_is_exact(isa):
-    """So much that x is copied also where vectors are wide; sums of small whole numbers."""
+@pytest.mark.parametrize(("n", "d", "m"), [(500, 2048, 1030), (4100, 2048, 128)])
+def test_gradient_of_weights_whose_panels_read_much_is_exact(n, d, m, isa):
+    """So much that x is copied also where vectors are wide, and summed in parts if the batch is
+    long; sums of small whole numbers."""
     random = np.random.default_rng(0)
-    x, dy = (random.integers(-3, 4, (500, size)).astype("float32") for size in (2048, 1030))
-    w = np.zeros((2048, 1030), "float32")
+    x, dy = (random.integers(-3, 4, (n, size)).astype("float32") for size in (d, m))
+    w = np.zeros((d, m), "float32")
     dw = ops.affine.backward(dy=dy, x=x, w=w, isa=isa)["dw"]
     np.testing.assert_array_equal(dw, x.T @ dy)
 
@@ -384,8 +386,8 @@ def test_a_column_does_not_feel_those_beside_it(n, d, dtype, isa):
 @pytest.mark.parametrize("dtype", selfcheck.DTYPES)
 @pytest.mark.parametrize("d", [128, 256, 1792])
 def test_gradients_of_a_long_batch_from_copies_are_exact(d, dtype, isa):
-    """Inputs that share few sets of the caches, copied, also column by column, and summed in parts.
-    Small integers are exact."""
+    """Inputs that share few sets of the caches, copied, also in parts of columns, and summed in
+    parts. Small integers are exact."""
     random = np.random.RandomState(0)
     given = {"x": (600, d), "w": (d, 70), "dy": (600, 70)}
     given = {name: random.randint(-3, 4, shape).astype(dtype) for name, shape in given.items()}
@@ -438,6 +440,13 @@ def test_long_examples_arrive_whole_whatever_parts_they_come_in(length, kept, dt
     values = data[index].astype(dtype) / np.array(255 if kept == "uint8" else 1, dtype)
     assert np.array_equal(got["x"], values - mean)
     assert np.array_equal(got["target"], index)
+    for bad in (-1, 90):
+        with pytest.raises(IndexError, match="outside the data"):
+            ops.gather.forward(**given | {"index": np.append(index, bad)}, isa=isa)
+    if kept != "uint8":
+        data[index[-1], -1] = np.nan
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            ops.gather.forward(**given, isa=isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -85,6 +85,7 @@ CASES = [
     _case("four outputs of few inputs, last rows apart", 300, 3, 4),
     _case("across, one strip, long sums", 15, 262, 1030),
     _case("across, two strips of examples", 79, 1283, 653),
+    _case("across, from copies", 48, 256, 390),
     _case("few examples", 4, 150, 70),
     _case("one example", 1, 100, 33),
     _case("one example, many weights", 1, 403, 659),

@@ -68,8 +68,8 @@ static void product(matrix x, matrix w, ptrdiff_t depth, ptrdiff_t columns, ptrd
                                                to - from, depth - l - some);
         for (ptrdiff_t j = 0; j < width; j += GEMM_NR) {
             gemm_panel panel = gemm_panel_at(&met, j);
-            /* The rows that follow, or the next strip, but not what another thread may have. With
-             * 16 registers asking costs a variant, for what comes from far away. */
+            /* The rows that follow, or the next strip, which a thread that has all rows comes to
+             * next. With 16 registers asking costs a variant, for what comes from far away. */
             if (w.column == 1 && (GEMM_NV == 4 || x.column != 1)) {
                 if (!ends)
                     gemm_ask_for(&panel, right + some * w.row + j, w.row);
@@ -272,8 +272,9 @@ static void forward_combine(const void *args, const cn_step *step, ptrdiff_t chu
 }
 
 /* Backward: stage 0 copies what dw's sums would read again and again, columns of x to blocks and dy
- * to panels, where that pays, and turns dy around where dx is made across. Stages 1 to 3, which
- * join, make dx, dw and db, or parts of the sums over a long batch, which stage 4 adds up. */
+ * to panels, where that pays; stage 1, which joins it, turns dy around where dx is made across.
+ * Stages 2 to 4, which join, make dx, dw and db, or parts of the sums over a long batch, which
+ * stage 5 adds up. */
 
 typedef struct {
     ptrdiff_t d, m;
@@ -284,7 +285,7 @@ typedef struct {
     ptrdiff_t x_blocks, dy_panels, dy_across;
 } backward_layout;
 
-/* Examples that a part of dw sums over, at least, and chunks of dw that many threads can share. */
+/* Examples that a part of dw sums over, at least, and chunks of dw for which parts are enough. */
 enum { PART = 256, MANY_CHUNKS = 64 };
 
 /* Examples that are read at a time of copies: a chunk's rows of them fit the second cache. */
@@ -322,8 +323,8 @@ static backward_layout layout_of(const affine_backward *a) {
     o.transposed = emptier && (o.m <= 4 || o.d >= 64);
     o.copies = cn_present(a->dw) && few_sets && !o.transposed && n > FEW_EXAMPLES &&
                n * (o.d + o.m) <= MOST_COPIED / bytes &&
-               (!WIDE_PANELS ||
-                (o.d * bytes % 8192 == 0 && gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes));
+               (!WIDE_PANELS || (o.d * bytes % GEMM_FAR_APART == 0 &&
+                                 gemm_panels(o.m) * n * o.d >= MUCH_READ / bytes));
     /* Parts where blocks and strips are not enough chunks. They go by the shape of dw and the
      * batch at hand, not by `copies`, which a larger batch to come would change. */
     o.parts = 1;
@@ -350,7 +351,8 @@ static ptrdiff_t active_parts(backward_layout o, ptrdiff_t n) {
     return cn_clamp(n / PART, 1, o.parts);
 }
 
-/* Blocks of rows of dw. Copied already, few rows cost a chunk nothing. */
+/* Blocks of rows of dw. Copied already, few rows cost a chunk nothing; otherwise each block packs
+ * dy anew, and parts are chunks, too. */
 static ptrdiff_t weight_blocks(backward_layout o, ptrdiff_t n) {
     ptrdiff_t strips = gemm_strips(o.m);
     if (o.transposed) return gemm_strips(o.d);

@@ -30,7 +30,8 @@ static const char *gather_check(const void *args) {
 
 /* Long vectors are gathered in parts, for all examples one after the other: an affine layer's
  * thread meets some inputs of all examples (affine.c), and those then are in its caches, and no
- * line of theirs travels to others. An image belongs to one thread. */
+ * line of theirs travels to others. Halves of the parts fall upon halves of the inputs. An image
+ * belongs to one thread. */
 enum { LEAST_PART = 256, MOST_PARTS = 8 };
 static ptrdiff_t parts_of(cn_tensor x, ptrdiff_t n) {
     ptrdiff_t pairs = cn_clamp(cn_example(x) / (2 * LEAST_PART), 0, MOST_PARTS / 2);
