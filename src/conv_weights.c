@@ -157,9 +157,8 @@ typedef struct {
     ptrdiff_t from, to;
 } range;
 static range group_of(ptrdiff_t total, ptrdiff_t unit, ptrdiff_t groups, ptrdiff_t i) {
-    ptrdiff_t units = cn_ceil_div(total, unit);
-    return (range){cn_part(units, groups, i) * unit,
-                   cn_min(total, cn_part(units, groups, i + 1) * unit)};
+    return (range){cn_part_of_units(total, unit, groups, i),
+                   cn_part_of_units(total, unit, groups, i + 1)};
 }
 
 /* Whether dw is written as it is summed. Otherwise the sums of each panel lie together: two threads

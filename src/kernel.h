@@ -160,6 +160,11 @@ static inline ptrdiff_t cn_clamp(ptrdiff_t a, ptrdiff_t low, ptrdiff_t high) {
 static inline ptrdiff_t cn_part(ptrdiff_t total, ptrdiff_t parts, ptrdiff_t i) {
     return total / parts * i + cn_min(i, total % parts);
 }
+/* The same of whole units, of which only the last may end beyond the total. */
+static inline ptrdiff_t cn_part_of_units(ptrdiff_t total, ptrdiff_t unit, ptrdiff_t parts,
+                                         ptrdiff_t i) {
+    return cn_min(total, unit * cn_part(cn_ceil_div(total, unit), parts, i));
+}
 /* Chunks that are enough for some threads to share; and the pieces, at most `most`, that each of
  * fewer is cut into. */
 enum { CN_ENOUGH_CHUNKS = 16 };

@@ -415,11 +415,6 @@ static ptrdiff_t copy_chunks(const void *args, ptrdiff_t n) {
     return o.copies ? columns_parts(o) * cn_ceil_div(n, ROWS_COPIED) : 0;
 }
 
-/* Columns before a part of them, of whole blocks or panels. */
-static ptrdiff_t columns_before(ptrdiff_t columns, ptrdiff_t unit, ptrdiff_t parts, ptrdiff_t i) {
-    return cn_min(columns, unit * cn_part(cn_ceil_div(columns, unit), parts, i));
-}
-
 static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, void *scratch) {
     (void)scratch;
     const affine_backward *a = args;
@@ -428,14 +423,14 @@ static void copy_run(const void *args, const cn_step *step, ptrdiff_t chunk, voi
     ptrdiff_t parts = columns_parts(o), part = chunk / pieces;
     ptrdiff_t from = chunk % pieces * ROWS_COPIED, to = cn_min(n, from + ROWS_COPIED);
     real *x_blocks = (real *)((char *)a->head.workspace + o.x_blocks);
-    ptrdiff_t i = columns_before(o.d, GEMM_BLOCK, parts, part);
+    ptrdiff_t i = cn_part_of_units(o.d, GEMM_BLOCK, parts, part);
     CN(gemm_copy)(x_blocks + i / GEMM_BLOCK * block + from * GEMM_BLOCK, block,
                   (const real *)a->x.data + from * o.d + i, o.d, to - from,
-                  columns_before(o.d, GEMM_BLOCK, parts, part + 1) - i);
+                  cn_part_of_units(o.d, GEMM_BLOCK, parts, part + 1) - i);
     real *dy_panels = (real *)((char *)a->head.workspace + o.dy_panels);
-    ptrdiff_t j = columns_before(o.m, GEMM_NR, parts, part);
+    ptrdiff_t j = cn_part_of_units(o.m, GEMM_NR, parts, part);
     CN(gemm_pack_rows)(dy_panels + n * j, (const real *)a->dy.data + j, o.m, from, to, n,
-                       columns_before(o.m, GEMM_NR, parts, part + 1) - j);
+                       cn_part_of_units(o.m, GEMM_NR, parts, part + 1) - j);
 }
 
 /* Terms of a panel of dy^T that a chunk turns around. */
@@ -564,7 +559,7 @@ static void dx_run(const void *args, const cn_step *step, ptrdiff_t chunk, void 
 /* Rows of dw before a block of them; of a copy, which has them by GEMM_BLOCK, a multiple of that.
  */
 static ptrdiff_t rows_before(backward_layout o, ptrdiff_t blocks, ptrdiff_t block) {
-    return columns_before(o.d, o.copies ? GEMM_BLOCK : 1, blocks, block);
+    return cn_part_of_units(o.d, o.copies ? GEMM_BLOCK : 1, blocks, block);
 }
 
 /* Rows row .. end of a strip of dw, summed over examples from .. to of n, from the copies. */
