@@ -41,6 +41,7 @@ static int go_on(const shared *s) {
 static int meet(member *m) {
     m->ahead = 0;
     m->meetings++;
+    cn_renew_share(&m->all->barrier, m->meetings, m->thread);
     return cn_meet(&m->all->barrier, m->threads) == CN_OK;
 }
 

@@ -49,18 +49,19 @@ int cn_team_prove(int wanted);
 
 /* The chunks of a stage, and of those that join it, are dealt out in shares, one for each thread,
  * in order: from op to op a thread meets the same part of the batch and of the parameters, which
- * its caches may still have. One that is through with its own share takes from the next. */
+ * its caches may still have. One that is through with its own share takes from the next, of each
+ * stage the last chunks: a slow thread leaves the same examples to it in op after op. */
 enum { CN_SHARES = 64 }; /* at most; then several threads have one together */
 typedef struct {
-    /* The meeting's number, then how many chunks were taken: what was left behind before counts as
-     * nothing taken, so that nobody has to clear it. */
-    _Alignas(64) uint64_t taken;
+    /* For each stage, how many chunks were taken from its front, and in the upper half from its
+     * back. */
+    _Alignas(64) uint64_t taken[CN_MAX_STAGES];
 } cn_share;
 
 /* Where all threads of a run meet. Spins for a short while, then yields the processor: libgomp's
  * own barrier holds a step up for many time slices when another process is busy on a core. */
 typedef struct {
-    cn_share shares[CN_SHARES];
+    cn_share shares[2][CN_SHARES]; /* of one meeting and the next in turns */
     _Alignas(64) int32_t arrived;
     _Alignas(64) uint32_t generation;
     const int32_t *watched; /* the run's status */
@@ -86,29 +87,34 @@ typedef struct {
  * thread has found empty, from 0. */
 static inline int cn_next_place(cn_barrier *b, uint32_t meeting, int thread, int threads,
                                 const ptrdiff_t *chunks, int stages, int *passed, cn_place *at) {
-    const uint64_t none = (uint64_t)meeting << 32;
     for (int shares = threads < CN_SHARES ? threads : CN_SHARES; *passed < shares; ++*passed) {
-        int64_t share = (thread + *passed) % shares, first[CN_MAX_STAGES], own[CN_MAX_STAGES];
-        int64_t count = 0;
-        for (int i = 0; i < stages; i++) {
-            first[i] = chunks[i] * share / shares;
-            own[i] = chunks[i] * (share + 1) / shares - first[i];
-            count += own[i];
+        int share = (thread + *passed) % shares;
+        const uint64_t one = *passed ? (uint64_t)1 << 32 : 1;
+        for (at->stage = 0; at->stage < stages; at->stage++) {
+            ptrdiff_t from = cn_part(chunks[at->stage], shares, share), front, back;
+            ptrdiff_t to = cn_part(chunks[at->stage], shares, share + 1);
+            uint64_t *counter = &b->shares[meeting % 2][share].taken[at->stage];
+            uint64_t taken = __atomic_load_n(counter, __ATOMIC_RELAXED);
+            do {
+                front = from + (ptrdiff_t)(taken & UINT32_MAX);
+                back = to - (ptrdiff_t)(taken >> 32);
+            } while (front < back &&
+                     !__atomic_compare_exchange_n(counter, &taken, taken + one, 0,
+                                                  __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+            if (front < back) {
+                at->chunk = *passed ? back - 1 : front;
+                return 1;
+            }
         }
-        uint64_t *counter = &b->shares[share].taken, taken, left;
-        left = __atomic_load_n(counter, __ATOMIC_RELAXED);
-        do {
-            taken = left >> 32 == meeting ? left : none;
-            if ((int64_t)(taken - none) >= count) break;
-        } while (!__atomic_compare_exchange_n(counter, &left, taken + 1, 0, __ATOMIC_RELAXED,
-                                              __ATOMIC_RELAXED));
-        at->chunk = (int64_t)(taken - none);
-        if (at->chunk >= count) continue;
-        for (at->stage = 0; at->chunk >= own[at->stage]; at->stage++) at->chunk -= own[at->stage];
-        at->chunk += first[at->stage];
-        return 1;
     }
     return 0;
+}
+
+/* Before a thread comes to a meeting: its share of what follows is whole again. Nobody looks at it
+ * any more: it was of what lay before the last meeting, to which all have come. */
+static inline void cn_renew_share(cn_barrier *b, uint32_t next, int thread) {
+    for (int i = 0; thread < CN_SHARES && i < CN_MAX_STAGES; i++)
+        __atomic_store_n(&b->shares[next % 2][thread].taken[i], 0, __ATOMIC_RELAXED);
 }
 
 /* All see what any wrote before. Returns the watched status as it was when all had arrived: the

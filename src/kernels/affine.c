@@ -102,12 +102,13 @@ static const char *forward_check(const void *args) {
  * them up. The parts depend on w's shape alone: an example's result does not depend on how many it
  * comes with. */
 enum { LONG_SUM = 2048, FEW_STRIPS = 4, MOST_PARTS = 4, PART_SUMS = ROWS * GEMM_STRIP };
-enum { HALVED_SUM = 512, VERY_FEW = 16, HALVED = 1 << 19 };
+enum { HALVED_SUM = 512, VERY_FEW = 16, HALVED = 1 << 19, HALVED_LONG = 1 << 21 };
 
 static ptrdiff_t forward_parts(const affine_forward *a) {
     ptrdiff_t d = a->w.shape[0], strips = gemm_strips(a->w.shape[1]);
     if (d >= LONG_SUM && strips > 1 && strips <= FEW_STRIPS) return MOST_PARTS;
-    return d >= HALVED_SUM && a->w.shape[1] > VERY_FEW && cn_elements(a->w) <= HALVED ? 2 : 1;
+    ptrdiff_t most = d >= LONG_SUM ? HALVED_LONG : HALVED;
+    return d >= HALVED_SUM && a->w.shape[1] > VERY_FEW && cn_elements(a->w) <= most ? 2 : 1;
 }
 
 static int few_columns(const affine_forward *a) { return dots_pay(a->w.shape[1], a->w.shape[0]); }
