@@ -69,6 +69,19 @@ def test_threads_do_not_change_training_by_other_rules(threads, update):
     assert len(found) == 1
 
 
+def test_more_threads_than_shares_of_the_work(threads):
+    """Chunks are dealt out in 64 shares at most (src/team.h): some then have two threads."""
+    d = cnn.data.digits()
+    found = set()
+    for count in (1, 70):
+        threads(count)
+        model = cnn.Model([cnn.Conv2d(16, 3), cnn.ReLU(), cnn.Flatten(), cnn.Affine(10)], (8, 8, 1))
+        data = d.x_train[:600], d.y_train[:600]
+        cnn.Solver(model, data, update=cnn.Momentum(0.02), batch_size=200, num_epochs=1).train()
+        found.add(model.digest())
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("requested", [True, False])
 def test_a_busy_neighbour_does_not_change_training(threads, requested):
     """Without a request for a number of threads the team may grow and shrink on the way."""
