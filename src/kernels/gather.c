@@ -79,7 +79,7 @@ static void read_values(cn_tensor data, ptrdiff_t at, ptrdiff_t length, real *x,
 static void ask_for_values(cn_tensor data, ptrdiff_t at, ptrdiff_t length) {
     ptrdiff_t bytes = data.type == CN_U8 ? 1 : data.type == CN_F64 ? 8 : 4;
     const char *from = (const char *)data.data + at * bytes;
-    for (ptrdiff_t l = 0; l < length * bytes; l += 64) __builtin_prefetch(from + l);
+    for (ptrdiff_t l = 0; l < length * bytes; l += 64) __builtin_prefetch(from + l, 0, 2);
 }
 
 /* mean or scale, short ones repeated until that is whole vectors. */
