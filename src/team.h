@@ -99,8 +99,8 @@ static inline int cn_next_place(cn_barrier *b, uint32_t meeting, int thread, int
                 front = from + (ptrdiff_t)(taken & UINT32_MAX);
                 back = to - (ptrdiff_t)(taken >> 32);
             } while (front < back &&
-                     !__atomic_compare_exchange_n(counter, &taken, taken + one, 0,
-                                                  __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+                     !__atomic_compare_exchange_n(counter, &taken, taken + one, 0, __ATOMIC_RELAXED,
+                                                  __ATOMIC_RELAXED));
             if (front < back) {
                 at->chunk = *passed ? back - 1 : front;
                 return 1;

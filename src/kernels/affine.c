@@ -96,11 +96,11 @@ static const char *forward_check(const void *args) {
 /* Forward: stage 0 multiplies. A few columns of long sums are made in parts. Of a minibatch stage 1
  * adds them up: so there is enough to do without small blocks of rows, each of which packs w anew,
  * and strips that differ in width leave no thread waiting. (What one strip would gain is less than
- * adding up takes.) Two parts are made where caches hold w: so each of two threads reads the half
- * of its rows that it also updates (update.c), and no line of it travels from cache to cache; very
- * few columns are not worth it. Of more rows than a minibatch's a chunk makes all parts and adds
- * them up. The parts depend on w's shape alone: an example's result does not depend on how many it
- * comes with. */
+ * adding up takes.) Two parts are made where caches hold w, of long sums, which adding up adds
+ * little to, up to the last cache: so each of two threads reads the half of its rows that it also
+ * updates (update.c), and no line of it travels from cache to cache; very few columns are not worth
+ * it. Of more rows than a minibatch's a chunk makes all parts and adds them up. The parts depend on
+ * w's shape alone: an example's result does not depend on how many it comes with. */
 enum { LONG_SUM = 2048, FEW_STRIPS = 4, MOST_PARTS = 4, PART_SUMS = ROWS * GEMM_STRIP };
 enum { HALVED_SUM = 512, VERY_FEW = 16, HALVED = 1 << 19, HALVED_LONG = 1 << 21 };
 
