@@ -10,7 +10,7 @@ typedef struct {
     cn_barrier barrier;
     double deadline;
     double met; /* when the team last met, begun with the run; only where ops are timed */
-    int stop;
+    ptrdiff_t stop; /* the step to stop after, from 1, or 0 */
     long preemptions; /* of all threads, where there are several */
 } shared;
 
@@ -20,7 +20,8 @@ static void end_step(shared *s) {
     for (ptrdiff_t i = 0; i < run->result_count; i++)
         run->results[run->steps_done * run->result_count + i] = *run->result_tensors[i];
     run->steps_done++;
-    s->stop = run->seconds > 0 && cn_now() > s->deadline;
+    if (run->seconds > 0 && cn_now() > s->deadline)
+        __atomic_store_n(&s->stop, run->steps_done, __ATOMIC_RELAXED);
 }
 
 /* One of the team's threads. A stage of a single chunk is the first thread's: it goes ahead as far
@@ -118,7 +119,8 @@ static void walk(shared *s, int thread, int threads) {
         if (thread == 0 && go_on(s)) end_step(s);
         if (threads > 1 && !meet(&m)) goto leave;
         before = s->met;
-        if (s->stop) break;
+        /* The first thread may be ahead, and have stopped at a later step: then all go on to it. */
+        if (__atomic_load_n(&s->stop, __ATOMIC_RELAXED) == k + 1) break;
     }
 leave:
     cn_float_leave(float_before);

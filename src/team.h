@@ -91,8 +91,9 @@ static inline int cn_next_place(cn_barrier *b, uint32_t meeting, int thread, int
         int share = (thread + *passed) % shares;
         const uint64_t one = *passed ? (uint64_t)1 << 32 : 1;
         for (at->stage = 0; at->stage < stages; at->stage++) {
-            ptrdiff_t from = cn_part(chunks[at->stage], shares, share), front, back;
-            ptrdiff_t to = cn_part(chunks[at->stage], shares, share + 1);
+            /* Not as cn_part has it: half of the chunks are to be those of half of the threads. */
+            ptrdiff_t from = chunks[at->stage] * share / shares, front, back;
+            ptrdiff_t to = chunks[at->stage] * (share + 1) / shares;
             uint64_t *counter = &b->shares[meeting % 2][share].taken[at->stage];
             uint64_t taken = __atomic_load_n(counter, __ATOMIC_RELAXED);
             do {

@@ -75,6 +75,7 @@ def test_more_threads_than_shares_of_the_work(threads):
     found = set()
     for count in (1, 70):
         threads(count)
+        assert cnn.get_num_threads() == count
         model = cnn.Model([cnn.Conv2d(16, 3), cnn.ReLU(), cnn.Flatten(), cnn.Affine(10)], (8, 8, 1))
         data = d.x_train[:600], d.y_train[:600]
         cnn.Solver(model, data, update=cnn.Momentum(0.02), batch_size=200, num_epochs=1).train()

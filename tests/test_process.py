@@ -158,6 +158,38 @@ def test_too_few_threads_to_be_had_is_no_catastrophe():
     assert out == "ok"
 
 
+def test_a_run_that_its_deadline_ends_leaves_no_thread_waiting():
+    """Where no stage is dealt out, the first thread may be a step ahead of one that is still waking
+    up, and find the deadline over there: both have to stop after the same step. Four threads of two
+    processors wake up late."""
+    out = run(
+        """
+        import numpy as np
+        import cnncore as cnn
+        x, y = np.random.RandomState(0).rand(8, 4), np.zeros(8, int)
+        model = cnn.Model([cnn.Affine(3)], (4,))
+        solver = cnn.Solver(model, update=cnn.SGD(0.1), batch_size=8)
+        solver.step(x, y)
+        runner = next(iter(solver._runners.values()))
+        runner.bind({"data": x, "labels": y})
+        steps = 200
+        sizes, rows, lr = np.full(steps, 8), np.tile(np.arange(8), steps), np.zeros(steps)
+        results, taken = np.empty((steps, 1)), set()
+        forward = [op.function for op in runner.program.plan.ops].index("forward", 1)
+        for i in range(500):
+            deadline = 4e-5 * (i % 50 + 1)
+            done, status, _ = runner.tape.run(
+                sizes, rows, lr, 1, 0, results, forward, forward + 1, 4, deadline
+            )
+            assert status == "ok"
+            taken.add(done)
+        print(len(taken) > 1, min(taken) < steps)
+        """,
+        timeout=60,
+    )
+    assert out == "True True"
+
+
 def test_floating_point_control_is_left_as_it_was():
     """Importing and training must not turn on flush-to-zero for the rest of the process."""
     out = run(
