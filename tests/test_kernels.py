@@ -72,6 +72,22 @@ def test_gradient_of_weights_whose_panels_read_much_is_exact(n, d, m, isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("d", "m"), [(515, 40), (2050, 330), (2050, 100)])
+def test_sums_in_parts_are_exact_and_do_not_feel_the_batch(d, m, isa):
+    """Two halves of a sum, also of a long one, and four parts: rows that are alone, of a minibatch,
+    and of more than that, whose parts one chunk makes."""
+    random = np.random.default_rng(0)
+    x, w, b = (random.integers(-3, 4, s).astype("float32") for s in ((257, d), (d, m), (m,)))
+    uneven = random.standard_normal(x.shape).astype("float32")
+    many = ops.affine.forward(x=uneven, w=w, b=b, isa=isa)["y"]
+    for n in (1, 2, 70, 257):
+        y = ops.affine.forward(x=x[:n], w=w, b=b, isa=isa)["y"]
+        np.testing.assert_array_equal(y, x[:n] @ w + b)
+        few = ops.affine.forward(x=uneven[:n], w=w, b=b, isa=isa)["y"]
+        assert few.tobytes() == many[:n].tobytes(), n
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", selfcheck.DTYPES)
 def test_gradient_of_inputs_has_the_same_bits_made_across_or_not(dtype, isa):
     """dx^T = w dy^T of few examples, dx = dy w^T of more."""
