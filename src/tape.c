@@ -9,8 +9,8 @@ typedef struct {
     cn_run *run;
     cn_barrier barrier;
     double deadline;
-    double met; /* when the team last met, begun with the run; only where ops are timed */
-    ptrdiff_t stop; /* the step to stop after, from 1, or 0 */
+    double met;       /* when the team last met, begun with the run; only where ops are timed */
+    ptrdiff_t stop;   /* the step to stop after, from 1, or 0 */
     long preemptions; /* of all threads, where there are several */
 } shared;
 

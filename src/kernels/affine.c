@@ -257,7 +257,7 @@ static void forward_run(const void *args, const cn_step *step, ptrdiff_t chunk, 
 enum { COMBINE_BLOCK = 4096 };
 
 static ptrdiff_t rows_combined(const affine_forward *a) {
-    return COMBINE_BLOCK / a->w.shape[1]; /* where there are parts, w has no more than 1024 columns */
+    return COMBINE_BLOCK / a->w.shape[1]; /* where there are parts, at least 4 */
 }
 
 static ptrdiff_t forward_combine_chunks(const void *args, ptrdiff_t n) {
