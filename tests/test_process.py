@@ -172,7 +172,7 @@ def test_a_run_that_its_deadline_ends_leaves_no_thread_waiting():
         solver.step(x, y)
         runner = next(iter(solver._runners.values()))
         runner.bind({"data": x, "labels": y})
-        steps = 200
+        steps = 2000
         sizes, rows, lr = np.full(steps, 8), np.tile(np.arange(8), steps), np.zeros(steps)
         results, taken = np.empty((steps, 1)), set()
         forward = [op.function for op in runner.program.plan.ops].index("forward", 1)

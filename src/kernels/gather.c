@@ -75,7 +75,8 @@ static void read_values(cn_tensor data, ptrdiff_t at, ptrdiff_t length, real *x,
     v_check_finite(x, length, check);
 }
 
-/* Asks for what is read next: a part is short, and the processor would begin anew with each. */
+/* Asks for what is read next: a part is short, and the processor would begin anew with each. For
+ * the second cache, which waits for more lines at a time than the first. */
 static void ask_for_values(cn_tensor data, ptrdiff_t at, ptrdiff_t length) {
     ptrdiff_t bytes = data.type == CN_U8 ? 1 : data.type == CN_F64 ? 8 : 4;
     const char *from = (const char *)data.data + at * bytes;
